@@ -1,0 +1,250 @@
+"""What clients ask to be done with conversations: start, read, rename, delete.
+
+Ownership is checked here, for every object: absent, deleted and foreign give the same NotFound.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from domain.accounts import User
+from domain.conversations import (
+    Conversation,
+    GenerationSettings,
+    Message,
+    MessagePart,
+    Page,
+    PageRequest,
+    PartKind,
+    Role,
+    SeedMessage,
+    TitleSource,
+    title_from,
+)
+from domain.errors import IdempotencyMismatch, InvalidInput, ModelUnavailable, NotFound
+from domain.inputs import CreateConversation, Rules, fingerprint
+from domain.journal import reply_topic
+from domain.models import Model
+from domain.ports import ChatModel, Clock, Ids, Notifier, Storage, TokenCounter, UnitOfWork
+from domain.prompting import count_tokens
+from domain.worker import QUEUE_TOPIC, STOP_TOPIC
+
+UNTITLED = "New conversation"
+OPERATION = "createConversation"
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """A history ready to be stored: its system prompt, and its messages with their token counts."""
+
+    system_prompt: str | None
+    messages: tuple[tuple[SeedMessage, int], ...]
+
+    @property
+    def first_words(self) -> str | None:
+        spoken = (" ".join(seed.texts) for seed, _ in self.messages if seed.role is Role.USER)
+        first = next(spoken, None)
+        return None if first is None else title_from(first)
+
+
+class ConversationService:
+    def __init__(
+        self,
+        storage: Storage,
+        notifier: Notifier,
+        model: ChatModel,
+        tokens: TokenCounter,
+        clock: Clock,
+        ids: Ids,
+        rules: Rules,
+        defaults: GenerationSettings,
+    ) -> None:
+        self._storage = storage
+        self._notifier = notifier
+        self._model = model
+        self._tokens = tokens
+        self._clock = clock
+        self._ids = ids
+        self._rules = rules
+        self.defaults = defaults
+
+    # ── reading ──
+
+    async def viewer(self, user_id: str) -> User | None:
+        async with self._storage.read() as work:
+            return await work.users.get(user_id)
+
+    async def get(self, user_id: str, conversation_id: str) -> Conversation:
+        async with self._storage.read() as work:
+            return await owned(work, user_id, conversation_id)
+
+    async def page(self, user_id: str, request: PageRequest) -> Page[Conversation]:
+        async with self._storage.read() as work:
+            return await work.conversations.page(user_id, request)
+
+    async def count(self, user_id: str) -> int:
+        async with self._storage.read() as work:
+            return await work.conversations.count(user_id)
+
+    async def message(self, user_id: str, message_id: str) -> Message:
+        found = await self.messages(user_id, [message_id])
+        if message_id not in found:
+            raise NotFound("message", message_id)
+        return found[message_id]
+
+    async def messages(self, user_id: str, message_ids: Sequence[str]) -> dict[str, Message]:
+        """Those of the messages that are the user's, by id."""
+        async with self._storage.read() as work:
+            return await work.messages.get_many(user_id, message_ids)
+
+    async def path(
+        self, user_id: str, conversation_id: str, leaf_id: str | None, request: PageRequest
+    ) -> Page[Message]:
+        """A page of the chosen path, or of the one that ends with `leaf_id`."""
+        async with self._storage.read() as work:
+            conversation = await owned(work, user_id, conversation_id)
+            end = leaf_id or conversation.leaf_id
+            if end is None:
+                return Page((), has_next=False, has_previous=False)
+            if leaf_id is not None:
+                await in_conversation(work, user_id, conversation, leaf_id, "leafId")
+            return await work.messages.path(conversation_id, end, request)
+
+    async def all_messages(self, user_id: str, conversation_id: str, request: PageRequest) -> Page[Message]:
+        async with self._storage.read() as work:
+            await owned(work, user_id, conversation_id)
+            return await work.messages.all(conversation_id, request)
+
+    async def children(self, keys: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], list[str]]:
+        async with self._storage.read() as work:
+            return await work.messages.children(keys)
+
+    async def active_replies(self, user_id: str, conversation_id: str) -> list[Message]:
+        async with self._storage.read() as work:
+            ids = await work.replies.unsettled(conversation_id)
+            found = await work.messages.get_many(user_id, ids)
+        return [found[reply_id] for reply_id in ids if reply_id in found]
+
+    def models(self) -> Sequence[Model]:
+        return self._model.models()
+
+    def model(self, name: str | None) -> Model | None:
+        return next((model for model in self._model.models() if model.name == name), None)
+
+    # ── changing ──
+
+    async def create(self, user_id: str, command: CreateConversation) -> tuple[str, bool]:
+        """The conversation's id, and whether an earlier use of the key had made it. Atomic."""
+        self._rules.check(command)
+        if command.settings.model is not None and self.model(command.settings.model) is None:
+            raise ModelUnavailable(command.settings.model)
+        seeds = await self.prepare(command.history, command.settings)
+        async with self._storage.write() as work:
+            key = command.idempotency_key
+            if key is not None:
+                known = await work.keys.reserve(user_id, OPERATION, key, fingerprint(command))
+                if known is not None and known.fingerprint != fingerprint(command):
+                    raise IdempotencyMismatch
+                if known is not None:
+                    return known.result["conversation_id"] or "", True
+            conversation = await self.start(work, user_id, command, seeds)
+            if key is not None:
+                await work.keys.keep(user_id, OPERATION, key, {"conversation_id": conversation.id})
+            await work.commit()
+        return conversation.id, False
+
+    async def rename(self, user_id: str, conversation_id: str, title: str | None) -> None:
+        """None lets the server choose: the first words that were said."""
+        if title is not None:
+            self._rules.title(title)
+        async with self._storage.write() as work:
+            conversation = await owned(work, user_id, conversation_id, lock=True)
+            renamed = replace(
+                conversation,
+                title=title if title is not None else await _first_words(work, conversation_id),
+                title_source=TitleSource.USER if title is not None else TitleSource.FIRST_WORDS,
+                updated_at=self._clock.now(),
+            )
+            await work.conversations.update(renamed)
+            await work.commit()
+
+    async def delete(self, user_id: str, conversation_id: str) -> None:
+        """Its live replies stop and their streams end; nobody finds it any more. Atomic."""
+        async with self._storage.write() as work:
+            await owned(work, user_id, conversation_id, lock=True)
+            live = await work.replies.unsettled(conversation_id)
+            for reply_id in live:
+                await work.replies.request_stop(reply_id)
+            await work.conversations.delete(conversation_id, self._clock.now())
+            await work.commit()
+        self._notifier.ring(STOP_TOPIC, QUEUE_TOPIC, *(reply_topic(reply_id) for reply_id in live))
+
+    # ── parts of other commands ──
+
+    async def prepare(self, history: Sequence[SeedMessage], settings: GenerationSettings) -> Seeds:
+        """Count the tokens of a history, before any transaction begins."""
+        system = next((seed for seed in history if seed.role is Role.SYSTEM), None)
+        if system is not None and settings.system_prompt is not None:
+            raise InvalidInput("Give either a system message or `settings.systemPrompt`, not both.", "history")
+        model = settings.model or self.defaults.model or ""
+        spoken = [seed for seed in history if seed.role is not Role.SYSTEM]
+        counted = [(seed, await count_tokens(self._tokens, model, "".join(seed.texts))) for seed in spoken]
+        return Seeds(None if system is None else "\n\n".join(system.texts), tuple(counted))
+
+    async def start(self, work: UnitOfWork, user_id: str, command: CreateConversation, seeds: Seeds) -> Conversation:
+        """Store a new conversation with its history, inside the caller's unit of work."""
+        now = self._clock.now()
+        settings = command.settings
+        if seeds.system_prompt is not None:
+            settings = replace(settings, system_prompt=seeds.system_prompt)
+        conversation = Conversation(
+            id=self._ids.new("conv"),
+            user_id=user_id,
+            title=command.title or seeds.first_words or UNTITLED,
+            title_source=TitleSource.USER if command.title else TitleSource.FIRST_WORDS,
+            created_at=now,
+            updated_at=now,
+            last_activity_at=now,
+            settings=settings,
+            metadata=command.metadata,
+            leaf_id=None,
+        )
+        await work.conversations.add(conversation)
+        for seed, token_count in seeds.messages:
+            message = Message(
+                id=self._ids.new("msg"),
+                conversation_id=conversation.id,
+                parent_id=conversation.leaf_id,
+                role=seed.role,
+                created_at=seed.created_at or now,
+                parts=tuple(MessagePart(i, PartKind.TEXT, text) for i, text in enumerate(seed.texts)),
+                token_count=token_count,
+                metadata={},
+            )
+            await work.messages.add(message)
+            conversation = replace(conversation, leaf_id=message.id)
+        if seeds.messages:
+            await work.conversations.update(conversation)
+        return conversation
+
+
+async def owned(work: UnitOfWork, user_id: str, conversation_id: str, *, lock: bool = False) -> Conversation:
+    conversation = await work.conversations.get(user_id, conversation_id, lock=lock)
+    if conversation is None:
+        raise NotFound("conversation", conversation_id, "conversationId")
+    return conversation
+
+
+async def in_conversation(
+    work: UnitOfWork, user_id: str, conversation: Conversation, message_id: str, field: str
+) -> Message:
+    message = await work.messages.get(user_id, message_id)
+    if message is None:
+        raise NotFound("message", message_id, field)
+    if message.conversation_id != conversation.id:
+        raise InvalidInput("This message belongs to another conversation.", field)
+    return message
+
+
+async def _first_words(work: UnitOfWork, conversation_id: str) -> str:
+    page = await work.messages.all(conversation_id, PageRequest(first=10))
+    return next((title_from(m.text) for m in page.items if m.role is Role.USER), UNTITLED)

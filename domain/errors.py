@@ -1,0 +1,141 @@
+"""Every way in which a request or a reply can fail for a reason that a person may be told.
+
+    DomainError
+    ├── InvalidInput        the input breaks a rule; `path` says where
+    ├── NotFound            absent, deleted or somebody else's: the three are not told apart
+    ├── Conflict            the thing is in a state in which this cannot be done
+    ├── IdempotencyMismatch the key was used before with other content
+    ├── ContextTooLong      one message that cannot fit the model's window even alone
+    ├── ModelUnavailable    no such model is configured here
+    └── Unavailable         storage is away; trying again helps
+    ProviderError           the model's endpoint failed; ends up as data on the reply
+    StorageError            the database failed in mid-work; never shown as it is
+
+Messages are English, safe to show, and name the cure. Nothing here knows of GraphQL, HTTP or SQL.
+"""
+
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Why a mutation did not do what was asked."""
+
+    INVALID_INPUT = "INVALID_INPUT"
+    NOT_FOUND = "NOT_FOUND"
+    CONFLICT = "CONFLICT"
+    IDEMPOTENCY_MISMATCH = "IDEMPOTENCY_MISMATCH"
+    CONTEXT_TOO_LONG = "CONTEXT_TOO_LONG"
+    MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+class ReplyErrorCode(StrEnum):
+    """Why a reply failed."""
+
+    PROVIDER_RATE_LIMITED = "PROVIDER_RATE_LIMITED"
+    PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
+    PROVIDER_TIMEOUT = "PROVIDER_TIMEOUT"
+    PROVIDER_REJECTED = "PROVIDER_REJECTED"
+    CONTEXT_TOO_LONG = "CONTEXT_TOO_LONG"
+    INTERRUPTED = "INTERRUPTED"
+    STORAGE = "STORAGE"
+    INTERNAL = "INTERNAL"
+
+
+class DomainError(Exception):
+    """A failure that the caller caused and may read.
+
+    `path` names the place in the input, without the leading "input", e.g. ("settings", "params", "temperature").
+    """
+
+    code: ErrorCode
+
+    def __init__(self, message: str, *path: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = path
+
+
+class InvalidInput(DomainError):
+    code = ErrorCode.INVALID_INPUT
+
+
+class NotFound(DomainError):
+    code = ErrorCode.NOT_FOUND
+
+    def __init__(self, kind: str, id_: str, *path: str) -> None:
+        super().__init__(f"There is no {kind} with this id, or it is not yours.", *path)
+        self.id = id_
+
+
+class Conflict(DomainError):
+    code = ErrorCode.CONFLICT
+
+
+class IdempotencyMismatch(DomainError):
+    code = ErrorCode.IDEMPOTENCY_MISMATCH
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This idempotency key was used before with other content; use a new key for a new request.",
+            "idempotencyKey",
+        )
+
+
+class ContextTooLong(DomainError):
+    code = ErrorCode.CONTEXT_TOO_LONG
+
+    def __init__(self, input_tokens: int, limit: int) -> None:
+        super().__init__(
+            f"The message and the system prompt need {input_tokens} tokens, but this model takes {limit}. "
+            "Shorten the text or choose a model with a larger context.",
+            "text",
+        )
+        self.input_tokens = input_tokens
+        self.limit = limit
+
+
+class ModelUnavailable(DomainError):
+    code = ErrorCode.MODEL_UNAVAILABLE
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"The model {model!r} is not offered by this server; the `models` query lists those that are.",
+            "settings",
+            "model",
+        )
+
+
+class Unavailable(DomainError):
+    code = ErrorCode.UNAVAILABLE
+
+    def __init__(self) -> None:
+        super().__init__("The server cannot reach its database right now; try again in a moment.")
+
+
+class StorageError(Exception):
+    """The database did not do what it was asked for a reason that is not the caller's."""
+
+
+class ProviderError(Exception):
+    """A failed request to a model's endpoint.
+
+    `retryable`: the same request may succeed later. `retry_after`: seconds the endpoint asked us to wait.
+    `detail` is for the server's log only: it may quote the endpoint.
+    """
+
+    def __init__(
+        self,
+        code: ReplyErrorCode,
+        message: str,
+        *,
+        retryable: bool,
+        retry_after: float | None = None,
+        detail: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+        self.retry_after = retry_after
+        self.detail = detail

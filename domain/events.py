@@ -1,0 +1,138 @@
+"""The log of a reply: its events, their numbers, and what they add up to.
+
+One row is one event is one number. Everything a reader is ever shown is a fold of this log, so the two laws that the
+product rests on are about the pure functions in this file: joining neighbouring deltas changes no fold, and folding
+the whole equals folding a beginning and going on with the rest.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from domain.conversations import MessagePart, PartKind
+from domain.replies import ReplyStatus
+
+
+@dataclass(frozen=True, slots=True)
+class PartAdded:
+    """A part begins, empty."""
+
+    index: int
+    kind: PartKind
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Text to append to the part with this index."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChanged:
+    status: ReplyStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """The model is asked again; the text so far stays."""
+
+    attempt: int
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of every reply."""
+
+    status: ReplyStatus
+
+
+ReplyEvent = PartAdded | TextDelta | StatusChanged | Retrying | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEvent:
+    """An event with its number in the reply's log (from 1, without gaps) and the attempt that wrote it."""
+
+    seq: int
+    attempt: int
+    event: ReplyEvent
+
+
+class Folder:
+    """Folds events into parts, one by one, in constant time per event."""
+
+    __slots__ = ("_kinds", "_texts", "seq")
+
+    def __init__(self) -> None:
+        self._kinds: list[PartKind] = []
+        self._texts: list[list[str]] = []
+        self.seq = 0
+
+    def add(self, logged: LoggedEvent) -> None:
+        """Events must come in the order of their numbers, without gaps."""
+        match logged.event:
+            case PartAdded(_, kind):
+                self._kinds.append(kind)
+                self._texts.append([])
+            case TextDelta(index, text):
+                self._texts[index].append(text)
+            case _:
+                pass
+        self.seq = logged.seq
+
+    def copy(self) -> "Folder":
+        twin = Folder()
+        twin._kinds = list(self._kinds)
+        twin._texts = [list(texts) for texts in self._texts]
+        twin.seq = self.seq
+        return twin
+
+    def parts(self) -> tuple[MessagePart, ...]:
+        for texts in self._texts:
+            if len(texts) > 1:
+                texts[:] = ["".join(texts)]
+        return tuple(
+            MessagePart(index, kind, texts[0] if texts else "")
+            for index, (kind, texts) in enumerate(zip(self._kinds, self._texts, strict=True))
+        )
+
+
+def fold(events: Iterable[LoggedEvent]) -> tuple[MessagePart, ...]:
+    folder = Folder()
+    for event in events:
+        folder.add(event)
+    return folder.parts()
+
+
+def joined(events: Iterable[LoggedEvent]) -> list[LoggedEvent]:
+    """The same events with neighbouring deltas of one part and one attempt made one; it has the last one's number."""
+    result: list[LoggedEvent] = []
+    run: list[str] = []
+    for logged in events:
+        last = result[-1] if result else None
+        if (
+            last is not None
+            and isinstance(last.event, TextDelta)
+            and isinstance(logged.event, TextDelta)
+            and last.event.index == logged.event.index
+            and last.attempt == logged.attempt
+        ):
+            run.append(logged.event.text)
+            result[-1] = replace(last, seq=logged.seq)
+            continue
+        _close(result, run)
+        result.append(logged)
+        if isinstance(logged.event, TextDelta):
+            run = [logged.event.text]
+    _close(result, run)
+    return result
+
+
+def _close(result: list[LoggedEvent], run: list[str]) -> None:
+    if len(run) > 1:
+        last = result[-1]
+        assert isinstance(last.event, TextDelta)
+        result[-1] = replace(last, event=TextDelta(last.event.index, "".join(run)))
+    run.clear()

@@ -1,0 +1,175 @@
+"""What callers may ask for, and the rules it must keep. Every broken rule is an InvalidInput that says where.
+
+Bounds on sampling parameters are the OpenAI API's own. Nothing here looks anything up.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from domain.conversations import GenerationSettings, ModelParams, Role, SeedMessage
+from domain.errors import InvalidInput
+
+MAX_TITLE = 200
+MAX_KEY = 255
+MAX_STOPS = 4
+MAX_HISTORY = 2_000
+MAX_METADATA = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class CreateConversation:
+    title: str | None = None
+    settings: GenerationSettings = field(default_factory=GenerationSettings)
+    history: tuple[SeedMessage, ...] = ()
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SendMessage:
+    """Without `conversation_id` a new conversation begins, with `history` as what was said before."""
+
+    text: str
+    conversation_id: str | None = None
+    parent_id: str | None = None
+    history: tuple[SeedMessage, ...] = ()
+    settings: GenerationSettings = field(default_factory=GenerationSettings)
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EditMessage:
+    message_id: str
+    text: str
+    settings: GenerationSettings = field(default_factory=GenerationSettings)
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegenerateReply:
+    reply_id: str
+    settings: GenerationSettings = field(default_factory=GenerationSettings)
+    instruction: str | None = None
+    idempotency_key: str | None = None
+
+
+Command = CreateConversation | SendMessage | EditMessage | RegenerateReply
+
+
+def fingerprint(command: Command) -> str:
+    """The same for equal content, whatever the key."""
+    content = asdict(command)
+    del content["idempotency_key"]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class Rules:
+    """The checks, with the limits that an operator may set (in characters)."""
+
+    def __init__(self, max_message_characters: int) -> None:
+        self.max_message_characters = max_message_characters
+
+    def check(self, command: Command) -> None:
+        match command:
+            case CreateConversation():
+                self._title(command.title)
+                self._history(command.history)
+                self._metadata(command.metadata)
+            case SendMessage():
+                self.text(command.text, "text")
+                self._new_or_existing(command)
+                self._history(command.history)
+                self._metadata(command.metadata)
+            case EditMessage():
+                self.text(command.text, "text")
+            case RegenerateReply() if command.instruction is not None:
+                self.text(command.instruction, "instruction")
+        self._settings(command.settings)
+        self._key(command.idempotency_key)
+
+    def text(self, text: str, *path: str) -> None:
+        if not text.strip():
+            raise InvalidInput("The text is empty.", *path)
+        if len(text) > self.max_message_characters:
+            raise InvalidInput(
+                f"The text has {len(text)} characters; at most {self.max_message_characters} are allowed.", *path
+            )
+        _storable(text, *path)
+
+    def title(self, title: str) -> None:
+        if not title.strip():
+            raise InvalidInput("The title is empty.", "title")
+        self._title(title)
+
+    def _title(self, title: str | None) -> None:
+        if title is None:
+            return
+        if len(title) > MAX_TITLE:
+            raise InvalidInput(f"The title has {len(title)} characters; at most {MAX_TITLE} are allowed.", "title")
+        _storable(title, "title")
+
+    def _new_or_existing(self, command: SendMessage) -> None:
+        if command.conversation_id is None and command.parent_id is not None:
+            raise InvalidInput("`parentId` needs the `conversationId` that it belongs to.", "parentId")
+        if command.conversation_id is not None and command.history:
+            raise InvalidInput("`history` can only begin a new conversation; leave `conversationId` out.", "history")
+
+    def _history(self, history: tuple[SeedMessage, ...]) -> None:
+        if len(history) > MAX_HISTORY:
+            raise InvalidInput(f"The history has more than {MAX_HISTORY} messages.", "history")
+        if sum(seed.role is Role.SYSTEM for seed in history) > 1:
+            raise InvalidInput("The history has more than one system message; join them into one.", "history")
+        for index, seed in enumerate(history):
+            if not seed.texts:
+                raise InvalidInput("Give `text` or `parts`.", "history", str(index))
+            for text in seed.texts:
+                self.text(text, "history", str(index))
+
+    def _settings(self, settings: GenerationSettings) -> None:
+        if settings.system_prompt:
+            self.text(settings.system_prompt, "settings", "systemPrompt")
+        _params(settings.params)
+
+    def _metadata(self, metadata: Mapping[str, object]) -> None:
+        try:
+            size = len(json.dumps(metadata, ensure_ascii=False).encode())
+        except ValueError as error:
+            raise InvalidInput("The metadata is not storable as JSON.", "metadata") from error
+        if size > MAX_METADATA:
+            raise InvalidInput(f"The metadata is larger than {MAX_METADATA} bytes.", "metadata")
+        _storable(json.dumps(metadata, ensure_ascii=False), "metadata")
+        if "\\u0000" in json.dumps(metadata):
+            raise InvalidInput("The metadata contains a NUL character.", "metadata")
+
+    def _key(self, key: str | None) -> None:
+        if key is None:
+            return
+        if not 1 <= len(key) <= MAX_KEY:
+            raise InvalidInput(f"An idempotency key has 1 to {MAX_KEY} characters.", "idempotencyKey")
+        _storable(key, "idempotencyKey")
+
+
+def _storable(text: str, *path: str) -> None:
+    if "\0" in text:
+        raise InvalidInput("The text contains a NUL character, which cannot be stored.", *path)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput("The text contains half of a surrogate pair, which is not a character.", *path) from error
+
+
+def _params(params: ModelParams) -> None:
+    path = ("settings", "params")
+    if params.temperature is not None and not 0 <= params.temperature <= 2:
+        raise InvalidInput("`temperature` must be between 0 and 2.", *path, "temperature")
+    if params.top_p is not None and not 0 < params.top_p <= 1:
+        raise InvalidInput("`topP` must be above 0 and at most 1.", *path, "topP")
+    if params.max_tokens is not None and params.max_tokens < 1:
+        raise InvalidInput("`maxTokens` must be at least 1.", *path, "maxTokens")
+    if params.stop is not None and not (len(params.stop) <= MAX_STOPS and all(params.stop)):
+        raise InvalidInput(f"`stop` takes at most {MAX_STOPS} strings, none empty.", *path, "stop")
+    for text in params.stop or ():
+        _storable(text, *path, "stop")

@@ -1,0 +1,252 @@
+"""The journal: one flush for all replies that this process makes, and the tail of each in memory.
+
+Persist, then publish: generators append to memory, the journal commits what all of them have gathered in one
+transaction per tick, and only then are the events put where local readers look and the bells rung. One flush is in
+flight at a time. Numbers are given when a flush is put together; after an error the same numbered rows are sent
+again, so a lost answer doubles nothing. Nothing here knows models, prompts or readers.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import replace
+from enum import Enum, auto
+
+from domain.conversations import MessagePart, PartKind
+from domain.errors import StorageError, Unavailable
+from domain.events import Finished, Folder, LoggedEvent, ReplyEvent, TextDelta
+from domain.ports import FlushEntry, FlushResult, Notifier, Storage, Telemetry
+from domain.replies import Lease, Outcome
+
+TICK_SECONDS = 0.04
+SLOWEST_TICK_SECONDS = 0.25
+LARGE_CHARACTERS = 4_096
+PAUSE_CHARACTERS = 262_144
+KEPT_EVENTS = 2_048
+STORAGE_PATIENCE_SECONDS = 30.0
+
+
+class Halt(Enum):
+    """Why a generator must stop."""
+
+    STOP = auto()
+    LOST = auto()
+    STORAGE = auto()
+    SHUTDOWN = auto()
+
+
+def reply_topic(reply_id: str) -> str:
+    return f"reply:{reply_id}"
+
+
+class Tail:
+    """One live reply in this process: what waits to be committed, and the newest committed events."""
+
+    def __init__(self, lease: Lease, journal: "Journal") -> None:
+        self.lease = lease
+        self.halt: Halt | None = None
+        self.outcome: Outcome | None = None
+        self.ended = asyncio.Event()
+        self._journal = journal
+        self._task: asyncio.Task[Outcome] | None = None
+        self._folder = Folder()
+        self._folder.seq = lease.next_seq - 1
+        self._kept: deque[LoggedEvent] = deque(maxlen=KEPT_EVENTS)
+        self._pending: list[ReplyEvent] = []
+        self._pending_characters = 0
+        self._next_seq = lease.next_seq
+        self._room = asyncio.Event()
+        self._room.set()
+
+    # ── the generator's side ──
+
+    def append(self, event: ReplyEvent) -> None:
+        """Hand an event to the next flush; it is visible to nobody before that is committed."""
+        last = self._pending[-1] if self._pending else None
+        if isinstance(event, TextDelta):
+            self._pending_characters += len(event.text)
+            if isinstance(last, TextDelta) and last.index == event.index:
+                self._pending[-1] = TextDelta(event.index, last.text + event.text)
+                event = self._pending.pop()
+        self._pending.append(event)
+        first = self._next_seq == self.lease.next_seq
+        self._journal.touched(self, urgent=first or self._pending_characters > LARGE_CHARACTERS)
+        if self._pending_characters > PAUSE_CHARACTERS:
+            self._room.clear()
+
+    async def room(self) -> None:
+        """Wait while more than PAUSE_CHARACTERS wait to be committed."""
+        await self._room.wait()
+
+    def bind(self, task: "asyncio.Task[Outcome]") -> None:
+        """The task to cancel when generating must stop."""
+        self._task = task
+        if self.halt is not None:
+            task.cancel()
+
+    def stop(self, reason: Halt) -> None:
+        """Make the generator end; a lost lease overrides every other reason."""
+        if self.halt is None or reason is Halt.LOST:
+            self.halt = reason
+            if self._task is not None and self.outcome is None:
+                self._task.cancel()
+
+    async def settle(self, outcome: Outcome) -> bool:
+        """Commit what waits together with the end. False when the lease was lost: then nothing was stored."""
+        self.outcome = outcome
+        self._pending.append(Finished(outcome.status))
+        self._journal.touched(self, urgent=False)
+        await self.ended.wait()
+        return self.halt is not Halt.LOST
+
+    # ── the readers' side ──
+
+    def after(self, seq: int) -> list[LoggedEvent] | None:
+        """Committed events with higher numbers; None when this memory does not reach back (or forward) to `seq`."""
+        behind = self._folder.seq - seq
+        if behind < 0 or behind > len(self._kept):
+            return None
+        if behind == len(self._kept):
+            return list(self._kept)
+        return [self._kept[i] for i in range(len(self._kept) - behind, len(self._kept))]
+
+    def text_so_far(self) -> str:
+        """Committed and waiting text of the answer, reasoning left out."""
+        folder = self._folder.copy()
+        for event in self._pending:
+            folder.add(LoggedEvent(0, self.lease.attempt, event))
+        return "".join(part.text for part in folder.parts() if part.kind is PartKind.TEXT)
+
+    # ── the journal's side ──
+
+    def take(self) -> FlushEntry:
+        """Number what waits; from now on these rows are the same however often they are sent."""
+        numbered = [LoggedEvent(self._next_seq + i, self.lease.attempt, e) for i, e in enumerate(self._pending)]
+        self._next_seq += len(numbered)
+        self._pending = []
+        self._pending_characters = 0
+        outcome = self.outcome
+        return FlushEntry(self.lease, tuple(numbered), outcome, self._final_parts(numbered, outcome))
+
+    def committed(self, entry: FlushEntry) -> None:
+        for logged in entry.events:
+            self._folder.add(logged)
+            self._kept.append(logged)
+        self._room.set()
+
+    def _final_parts(self, last: list[LoggedEvent], outcome: Outcome | None) -> tuple[MessagePart, ...]:
+        if outcome is None:
+            return ()
+        folder = self._folder.copy()
+        for logged in last:
+            folder.add(logged)
+        return tuple(
+            replace(part, duration_ms=outcome.reasoning_ms) if part.kind is PartKind.REASONING else part
+            for part in folder.parts()
+        )
+
+
+class Journal:
+    """Run `run()` for as long as anything is generated; `open()` a tail for each claimed reply."""
+
+    def __init__(self, storage: Storage, notifier: Notifier, telemetry: Telemetry) -> None:
+        self._storage = storage
+        self._notifier = notifier
+        self._telemetry = telemetry
+        self._tails: dict[str, Tail] = {}
+        self._waiting: dict[str, Tail] = {}
+        self._urgent: dict[str, Tail] = {}
+        self._anything = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._due = 0.0
+        self._tick = TICK_SECONDS
+
+    def open(self, lease: Lease) -> Tail:
+        tail = Tail(lease, self)
+        self._tails[lease.reply_id] = tail
+        self._telemetry.replies_live(len(self._tails))
+        return tail
+
+    def tail(self, reply_id: str) -> Tail | None:
+        return self._tails.get(reply_id)
+
+    def live(self) -> list[Tail]:
+        return list(self._tails.values())
+
+    def touched(self, tail: Tail, *, urgent: bool) -> None:
+        self._waiting[tail.lease.reply_id] = tail
+        self._anything.set()
+        if urgent:
+            self._urgent[tail.lease.reply_id] = tail
+            self._hurry.set()
+
+    async def run(self) -> None:
+        """Flush until cancelled."""
+        while True:
+            await self._anything.wait()
+            await self._until_due()
+            urgent_only = self.clock() < self._due
+            chosen = self._urgent if urgent_only else self._waiting
+            batch = list(chosen.values())
+            for tail in batch:
+                self._waiting.pop(tail.lease.reply_id, None)
+            self._urgent, self._hurry = {}, asyncio.Event()
+            if not self._waiting:
+                self._anything.clear()
+            await self._flush(batch)
+            if not urgent_only:
+                self._due = self.clock() + self._tick
+
+    async def _until_due(self) -> None:
+        """Wait for the tick, or for a first piece, which must not wait for it."""
+        remaining = self._due - self.clock()
+        if remaining <= 0 or self._urgent:
+            return
+        try:
+            async with asyncio.timeout(remaining):
+                await self._hurry.wait()
+        except TimeoutError:
+            return
+
+    async def _flush(self, batch: list[Tail]) -> None:
+        entries = [tail.take() for tail in batch]
+        started = self.clock()
+        results = await self._written(batch, entries)
+        seconds = self.clock() - started
+        self._tick = min(SLOWEST_TICK_SECONDS, max(TICK_SECONDS, 4 * seconds))
+        self._telemetry.journal_flushed(seconds, sum(len(entry.events) for entry in entries))
+        for tail, entry, result in zip(batch, entries, results, strict=True):
+            self._publish(tail, entry, result)
+        self._notifier.ring(*(reply_topic(entry.lease.reply_id) for entry in entries))
+
+    async def _written(self, batch: list[Tail], entries: list[FlushEntry]) -> list[FlushResult]:
+        """Send the same rows until they are confirmed; while that takes too long, generators are told to give up."""
+        started, pause = self.clock(), 0.05
+        while True:
+            try:
+                async with self._storage.write() as work:
+                    results = await work.log.flush(entries)
+                    await work.commit()
+                    return results
+            except (Unavailable, StorageError) as error:
+                self._telemetry.work_failed(error)
+            if self.clock() - started > STORAGE_PATIENCE_SECONDS:
+                for tail in self.live():
+                    tail.stop(Halt.STORAGE)
+            await asyncio.sleep(pause)
+            pause = min(1.0, 2 * pause)
+
+    def _publish(self, tail: Tail, entry: FlushEntry, result: FlushResult) -> None:
+        if result.mine:
+            tail.committed(entry)
+            if result.stop_requested:
+                tail.stop(Halt.STOP)
+        else:
+            tail.stop(Halt.LOST)
+        if entry.outcome is not None or not result.mine:
+            self._tails.pop(tail.lease.reply_id, None)
+            self._telemetry.replies_live(len(self._tails))
+            tail.ended.set()
+
+    @staticmethod
+    def clock() -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,88 @@
+"""What a model is asked and what it answers: requests, chunks and the catalogue of models on offer.
+
+Only values; the endpoints behind them are the business of `providers/`.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from domain.conversations import ModelParams, Role
+from domain.replies import FinishReason, Usage
+
+
+class ModelCapability(StrEnum):
+    TOOLS = "TOOLS"
+    VISION = "VISION"
+    FILES = "FILES"
+    REASONING = "REASONING"
+    JSON_SCHEMA = "JSON_SCHEMA"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model on offer. `context_tokens` bounds prompt and answer together; None means unknown."""
+
+    name: str
+    provider: str
+    title: str = ""
+    context_tokens: int | None = None
+    max_output_tokens: int | None = None
+    capabilities: tuple[ModelCapability, ...] = ()
+    is_default: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PromptMessage:
+    role: Role
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One call to a model: who is asked, what was said so far (oldest first), and how to answer."""
+
+    model: str
+    messages: tuple[PromptMessage, ...]
+    params: ModelParams
+    reply_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextChunk:
+    """A piece of the answer; never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningChunk:
+    """A piece of the model's reasoning, where the endpoint shows it; never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetryChunk:
+    """The request failed before anything arrived and is made again after `delay_ms`."""
+
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStarted:
+    """The endpoint accepted the request; `request_id` is its own name for it (the x-request-id header)."""
+
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FinishChunk:
+    """The last chunk of a stream that ended as the protocol says. `usage` is None when the endpoint did not tell."""
+
+    finish_reason: FinishReason
+    usage: Usage | None
+    response_model: str | None
+    completion_id: str | None
+
+
+ChatChunk = TextChunk | ReasoningChunk | RetryChunk | RequestStarted | FinishChunk

@@ -1,0 +1,301 @@
+"""The Protocols through which the domain reaches the world. Each method's contract is in its docstring.
+
+Implementations live in `persistence/`, `providers/` and `tertulia/`; every one of a kind passes the same suite in
+`tests/contracts/`.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from domain.accounts import User
+from domain.conversations import Conversation, Message, MessagePart, Page, PageRequest
+from domain.events import LoggedEvent
+from domain.models import ChatChunk, ChatRequest, Model
+from domain.replies import Lease, Outcome, Progress, Reply, ReplyStatus, Usage
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """The present instant, with UTC as its zone."""
+        ...
+
+
+class Ids(Protocol):
+    def new(self, prefix: str) -> str:
+        """A fresh id: the prefix, an underscore and a UUIDv7 in hex, so that ids sort by the time they were made."""
+        ...
+
+
+class TokenCounter(Protocol):
+    def count(self, model: str, text: str) -> int:
+        """Tokens of `text` for `model`. Never raises; over-estimates when it does not know the model's ranks."""
+        ...
+
+    def is_exact(self, model: str) -> bool:
+        """Whether counts for `model` come from its own token ranks."""
+        ...
+
+
+class ChatModel(Protocol):
+    def models(self) -> Sequence[Model]:
+        """The models on offer; exactly one is the default."""
+        ...
+
+    def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
+        """Ask, and yield what arrives as it arrives; the last chunk is a FinishChunk.
+
+        Failures before the first text are retried inside, each announced by a RetryChunk. Raises ProviderError, also
+        for a stream that ends without a finish reason. Closing the iterator closes the request upstream.
+        """
+        ...
+
+
+class Notifier(Protocol):
+    """Bells without content: a rung bell says "look again", never what there is to see. A bell may be lost."""
+
+    def ring(self, *topics: str) -> None:
+        """Wake everybody who listens to one of the topics; returns at once."""
+        ...
+
+    def listen(self, topic: str) -> AbstractAsyncContextManager["Bell"]:
+        """Every ring between entering the context and leaving it is noticed by the Bell."""
+        ...
+
+
+class Bell(Protocol):
+    async def wait(self, timeout: float) -> bool:
+        """Wait for a ring that was not waited for yet, at most `timeout` seconds; whether it rang. Then it is quiet."""
+        ...
+
+
+class Telemetry(Protocol):
+    """Counts and times for the operator. No method may raise, block or receive content."""
+
+    def provider_called(self, request: ChatRequest, call: "ProviderCall") -> None: ...
+    def provider_retried(self, request: ChatRequest, error: Exception) -> None: ...
+    def reply_settled(self, lease: Lease, outcome: Outcome) -> None: ...
+    def reply_crashed(self, reply_id: str, error: BaseException) -> None: ...
+    def journal_flushed(self, seconds: float, events: int) -> None: ...
+    def work_failed(self, error: Exception) -> None:
+        """Background work failed and will be tried again."""
+        ...
+
+    def stream_opened(self) -> None: ...
+    def stream_closed(self) -> None: ...
+    def replies_live(self, streaming: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderCall:
+    """One finished call: `outcome` is a finish reason or an error code; seconds from the request on."""
+
+    outcome: str
+    seconds: float
+    first_token_seconds: float | None
+    usage: Usage
+
+
+# ───────────────────────── storage ─────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class FlushEntry:
+    """What one reply adds in a flush. With an `outcome` the flush also settles it, and `parts` is its final content."""
+
+    lease: Lease
+    events: tuple[LoggedEvent, ...]
+    outcome: Outcome | None = None
+    parts: tuple[MessagePart, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FlushResult:
+    """`mine` is False when another attempt holds the reply: then nothing of the entry was stored."""
+
+    mine: bool
+    stop_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KnownKey:
+    """What an idempotency key stood for when it was first used. `result` names the ids that were answered."""
+
+    fingerprint: str
+    result: Mapping[str, str | None]
+
+
+class Conversations(Protocol):
+    async def add(self, conversation: Conversation) -> None: ...
+
+    async def get(self, user_id: str, conversation_id: str, *, lock: bool = False) -> Conversation | None:
+        """The user's conversation; None when absent, deleted or foreign. `lock` holds it until the end of the unit."""
+        ...
+
+    async def page(self, user_id: str, request: PageRequest) -> Page[Conversation]:
+        """Newest activity first; cursors are those of `Conversation.cursor`. Raises InvalidInput for others."""
+        ...
+
+    async def count(self, user_id: str) -> int: ...
+
+    async def update(self, conversation: Conversation) -> None:
+        """Store title, its source, settings, leaf and times."""
+        ...
+
+    async def delete(self, conversation_id: str, at: datetime) -> None:
+        """Mark as deleted: from now on nobody finds it or its messages; a later purge removes the rows."""
+        ...
+
+    async def purge(self, deleted_before: datetime) -> int:
+        """Remove conversations marked before that instant, with all they own. Returns how many."""
+        ...
+
+
+class Messages(Protocol):
+    """Messages come with their reply and, while it is live, with what its log folds to at this instant."""
+
+    async def add(self, message: Message) -> None: ...
+
+    async def get(self, user_id: str, message_id: str) -> Message | None: ...
+
+    async def get_many(self, user_id: str, message_ids: Sequence[str]) -> dict[str, Message]: ...
+
+    async def watched(self, message_id: str) -> Message | None:
+        """The message whoever asks, deleted or not: for a reader whose right was checked when the stream began."""
+        ...
+
+    async def path(self, conversation_id: str, leaf_id: str, request: PageRequest) -> Page[Message]:
+        """A page of the path that ends with `leaf_id`, oldest first; cursors are message ids."""
+        ...
+
+    async def newest(self, message_id: str, token_budget: int, overhead: int) -> list[Message]:
+        """The end of the path above a message, oldest first: what fits the budget by stored counts, at least one.
+
+        `overhead` is what each message costs beside its text, in tokens.
+        """
+        ...
+
+    async def children(self, keys: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], list[str]]:
+        """Ids of the messages under each (conversation, parent), oldest first; a parent of None stands for the roots."""
+        ...
+
+    async def all(self, conversation_id: str, request: PageRequest) -> Page[Message]:
+        """Every message of every branch in the order of ids."""
+        ...
+
+
+class Replies(Protocol):
+    async def add(self, reply: Reply) -> None: ...
+
+    async def unsettled(self, conversation_id: str) -> list[str]:
+        """Ids of the conversation's replies that are queued or streaming."""
+        ...
+
+    async def queued(self) -> int:
+        """How many replies wait to be made."""
+        ...
+
+    async def progress(self, reply_id: str) -> Progress | None:
+        """Where the log stands; None when there is no such reply."""
+        ...
+
+    async def waits_for(self, parent_id: str | None) -> str | None:
+        """The nearest reply at or above the message `parent_id` that is not settled: a new one must wait for it."""
+        ...
+
+    async def request_stop(self, reply_id: str) -> ReplyStatus | None:
+        """Settle a QUEUED reply as STOPPED, or flag a STREAMING one for its owner. The status found; None if absent."""
+        ...
+
+    async def claim(self, owner: str, limit: int) -> list[Lease]:
+        """Take queued replies that wait for nobody, oldest first, and make them STREAMING under `owner`.
+
+        Two claimers never get the same one. Each claim raises `attempt` and logs StatusChanged.
+        """
+        ...
+
+    async def stop_flags(self, owner: str) -> list[str]:
+        """Ids of the owner's live replies that somebody wants stopped."""
+        ...
+
+
+class Log(Protocol):
+    async def flush(self, entries: Sequence[FlushEntry]) -> list[FlushResult]:
+        """Append the events and settle what has ended, each entry only if its lease still holds.
+
+        The check locks what it reads, so no takeover commits beside it. Sending an entry again whose first commit was
+        not confirmed changes nothing. A lost lease affects its own entry only. Results are in the order of entries.
+        """
+        ...
+
+    async def after(self, reply_id: str, seq: int, limit: int) -> list[LoggedEvent]:
+        """Events with numbers above `seq`, in order."""
+        ...
+
+    async def sweep(self, finished_before: datetime) -> int:
+        """Remove the logs of replies that ended before that instant; their messages keep the folded parts."""
+        ...
+
+
+class Workers(Protocol):
+    """Heartbeats, one row per process, by the database's clock where several processes can meet."""
+
+    async def beat(self, owner: str) -> None: ...
+
+    async def leave(self, owner: str) -> None: ...
+
+    async def forget_all(self) -> None:
+        """Void every lease: at the start of the only server of an embedded database."""
+        ...
+
+    async def orphans(self, lease_seconds: float) -> list[Lease]:
+        """Leases of STREAMING replies whose owner has not beaten for that long."""
+        ...
+
+    async def requeue(self, lease: Lease) -> None:
+        """Put an orphan that has shown nothing back into the queue, and count the rescue."""
+        ...
+
+
+class IdempotencyKeys(Protocol):
+    async def reserve(self, user_id: str, operation: str, key: str, fingerprint: str) -> KnownKey | None:
+        """Take the key, or say what it stood for. Of several at once one takes it; the others wait for its commit."""
+        ...
+
+    async def keep(self, user_id: str, operation: str, key: str, result: Mapping[str, str | None]) -> None: ...
+
+    async def sweep(self, used_before: datetime) -> int: ...
+
+
+class Users(Protocol):
+    async def get(self, user_id: str) -> User | None: ...
+
+
+class UnitOfWork(Protocol):
+    """One transaction. What was not committed when the context is left is rolled back.
+
+    Raises Unavailable on entering when the database cannot be reached, StorageError when it fails in mid-work.
+    """
+
+    users: Users
+    conversations: Conversations
+    messages: Messages
+    replies: Replies
+    log: Log
+    workers: Workers
+    keys: IdempotencyKeys
+
+    async def commit(self) -> None: ...
+
+
+class Storage(Protocol):
+    embedded: bool
+    """True when this process is the only server that may use the database."""
+
+    def write(self) -> AbstractAsyncContextManager[UnitOfWork]: ...
+
+    def read(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        """A unit that sees one snapshot of the database from beginning to end, and must not change it."""
+        ...

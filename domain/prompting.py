@@ -1,0 +1,79 @@
+"""Fit a conversation into a model's token budget. Pure: values in, values out.
+
+The rule: the system prompt and the newest message always stay; then as many earlier messages as fit, newest first,
+without gaps. An example with a window of 100 tokens, 20 kept for the answer, a system prompt of 10 and an overhead of
+4 per message: 100 - 20 - (10 + 4) = 66 are left; messages of 30, 30 and 20 tokens (oldest first) cost 34, 34 and 24,
+so the last two go in (58) and the oldest is dropped.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from domain.conversations import GenerationSettings, Message, PartKind, Role
+from domain.models import Model, PromptMessage
+from domain.ports import TokenCounter
+
+MESSAGE_OVERHEAD = 4
+"""Tokens that a message costs beside its text: OpenAI's chat format, as published in its cookbook on counting tokens."""
+ANSWER_SHARE = 4
+"""Without maxTokens a quarter of the window, at most ANSWER_TOKENS, is kept free for the answer."""
+ANSWER_TOKENS = 4_096
+LONG_TEXT = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Tokens for the prompt of one request. `history` is what is left for messages; None means without bound."""
+
+    limit: int | None
+    system_tokens: int
+    history: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    messages: tuple[PromptMessage, ...]
+    input_tokens: int
+    dropped: int
+
+
+async def count_tokens(counter: TokenCounter, model: str, text: str) -> int:
+    """Count without holding up the event loop: long texts are counted in a thread."""
+    if len(text) <= LONG_TEXT:
+        return counter.count(model, text)
+    return await asyncio.to_thread(counter.count, model, text)
+
+
+def budget(model: Model, settings: GenerationSettings, system_tokens: int) -> Budget:
+    if model.context_tokens is None:
+        return Budget(None, system_tokens, None)
+    default = min(model.context_tokens // ANSWER_SHARE, ANSWER_TOKENS)
+    answer = settings.params.max_tokens or default
+    limit = max(0, model.context_tokens - answer)
+    cost = system_tokens + MESSAGE_OVERHEAD if settings.system_prompt else 0
+    return Budget(limit, system_tokens, limit - cost)
+
+
+def fit(
+    history: Sequence[Message], settings: GenerationSettings, allowed: Budget, instruction: str | None = None
+) -> Prompt:
+    """The prompt for the answer to `history[-1]`; `history` is oldest first. Messages without text are left out."""
+    spoken = [message for message in history if message.text]
+    chosen: list[Message] = []
+    used = 0
+    for message in reversed(spoken):
+        cost = message.token_count + MESSAGE_OVERHEAD
+        if chosen and allowed.history is not None and used + cost > allowed.history:
+            break
+        chosen.append(message)
+        used += cost
+    system = [PromptMessage(Role.SYSTEM, (settings.system_prompt,))] if settings.system_prompt else []
+    wish = [PromptMessage(Role.SYSTEM, (instruction,))] if instruction else []
+    spoken_messages = [PromptMessage(message.role, _texts(message)) for message in reversed(chosen)]
+    system_cost = allowed.system_tokens + MESSAGE_OVERHEAD if system else 0
+    return Prompt(tuple(system + spoken_messages + wish), used + system_cost, len(spoken) - len(chosen))
+
+
+def _texts(message: Message) -> tuple[str, ...]:
+    return tuple(part.text for part in message.parts if part.kind is PartKind.TEXT and part.text)

@@ -1,0 +1,175 @@
+"""Replies: the making of one assistant message. Its states, its table of moves, its error and its usage.
+
+A reply has the id of its message. What clients ask to be done with replies is in `reply_service.py`; how one is made is in
+`generation.py`; what is seen of it meanwhile is in `streaming.py`.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from domain.conversations import GenerationSettings
+from domain.errors import ProviderError, ReplyErrorCode
+
+
+class ReplyStatus(StrEnum):
+    QUEUED = "QUEUED"
+    STREAMING = "STREAMING"
+    COMPLETE = "COMPLETE"
+    STOPPED = "STOPPED"
+    FAILED = "FAILED"
+
+    @property
+    def settled(self) -> bool:
+        """Nothing will change any more."""
+        return not MOVES[self]
+
+
+MOVES: dict[ReplyStatus, frozenset[ReplyStatus]] = {
+    ReplyStatus.QUEUED: frozenset({ReplyStatus.STREAMING, ReplyStatus.STOPPED, ReplyStatus.FAILED}),
+    ReplyStatus.STREAMING: frozenset(
+        {ReplyStatus.COMPLETE, ReplyStatus.STOPPED, ReplyStatus.FAILED, ReplyStatus.QUEUED}
+    ),
+    ReplyStatus.COMPLETE: frozenset(),
+    ReplyStatus.STOPPED: frozenset(),
+    ReplyStatus.FAILED: frozenset(),
+}
+"""STREAMING goes back to QUEUED when its owner died before anything was shown; the next claim asks again."""
+
+
+class FinishReason(StrEnum):
+    STOP = "STOP"
+    LENGTH = "LENGTH"
+    CONTENT_FILTER = "CONTENT_FILTER"
+    REFUSAL = "REFUSAL"
+    STOPPED_BY_USER = "STOPPED_BY_USER"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyError:
+    """Why a reply failed, in words a user may read. `retry_after_ms` is what the endpoint asked for, when it did."""
+
+    code: ReplyErrorCode
+    message: str
+    retryable: bool
+    retry_after_ms: int | None = None
+
+    @classmethod
+    def from_provider(cls, error: ProviderError) -> "ReplyError":
+        wait = None if error.retry_after is None else round(error.retry_after * 1000)
+        return cls(error.code, error.message, error.retryable, wait)
+
+
+INTERRUPTED = ReplyError(
+    ReplyErrorCode.INTERRUPTED,
+    "The server stopped while it wrote this reply. What was written is kept; try again for a whole one.",
+    retryable=True,
+)
+STORAGE_FAILED = ReplyError(
+    ReplyErrorCode.STORAGE,
+    "The server could not store this reply. What was stored is kept; try again in a moment.",
+    retryable=True,
+)
+INTERNAL = ReplyError(
+    ReplyErrorCode.INTERNAL, "Something went wrong in the server; the operator finds it in the log.", retryable=True
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one attempt, or of several added up. `estimated`: counted here, as the provider did not say."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_input_tokens + other.cached_input_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            self.estimated or other.estimated,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The making of the assistant message `id`.
+
+    `attempt` rises at every claim and is the fencing token. `requests` counts calls to the provider. `settings` are
+    resolved: every level is already folded in. `behind_id` is the reply on its own path that it waits for.
+    `usage` is the sum over the attempts, None until one has ended.
+    """
+
+    id: str
+    conversation_id: str
+    status: ReplyStatus
+    settings: GenerationSettings
+    instruction: str | None
+    behind_id: str | None
+    attempt: int
+    rescues: int
+    requests: int
+    stop_requested: bool
+    queued_at: datetime
+    started_at: datetime | None = None
+    first_token_at: datetime | None = None
+    finished_at: datetime | None = None
+    finish_reason: FinishReason | None = None
+    error: ReplyError | None = None
+    response_model: str | None = None
+    completion_id: str | None = None
+    request_id: str | None = None
+    last_seq: int | None = None
+    usage: Usage | None = None
+
+    @property
+    def model(self) -> str:
+        return self.settings.model or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right of one process to write one reply: void as soon as another attempt has begun."""
+
+    reply_id: str
+    conversation_id: str
+    attempt: int
+    owner: str
+    next_seq: int
+    settings: GenerationSettings
+    instruction: str | None
+    rescues: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a reply's log stands. `newest_seq` is the number of its last event, also after the log was swept."""
+
+    status: ReplyStatus
+    newest_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended; together with the text this is what gets stored at the end."""
+
+    status: ReplyStatus
+    finish_reason: FinishReason
+    error: ReplyError | None = None
+    usage: Usage = Usage(estimated=True)
+    requests: int = 0
+    response_model: str | None = None
+    completion_id: str | None = None
+    request_id: str | None = None
+    first_token_at: datetime | None = None
+    token_count: int = 0
+    reasoning_ms: int | None = None

@@ -1,0 +1,273 @@
+"""What clients ask to be done with replies: send, edit, regenerate, stop.
+
+Each is one unit of work: the conversation is the viewer's, a repeated idempotency key answers with the earlier
+result, else the messages and a QUEUED reply are stored, committed, and only then the bell is rung. Making the reply
+is the worker's business.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+
+from domain.conversation_service import UNTITLED, ConversationService, in_conversation, owned
+from domain.conversations import (
+    Conversation,
+    GenerationSettings,
+    Message,
+    MessagePart,
+    PartKind,
+    Role,
+    TitleSource,
+    title_from,
+)
+from domain.errors import ContextTooLong, IdempotencyMismatch, InvalidInput, ModelUnavailable, NotFound
+from domain.inputs import (
+    CreateConversation,
+    EditMessage,
+    RegenerateReply,
+    Rules,
+    SendMessage,
+    fingerprint,
+)
+from domain.journal import reply_topic
+from domain.ports import Clock, Ids, Notifier, Storage, TokenCounter, UnitOfWork
+from domain.prompting import MESSAGE_OVERHEAD, budget, count_tokens
+from domain.replies import Reply, ReplyStatus
+from domain.streaming import ReplyStream
+from domain.worker import QUEUE_TOPIC, STOP_TOPIC
+
+STOP_PATIENCE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The ids of what a command stored. `replayed`: an earlier use of its key had stored them."""
+
+    conversation_id: str
+    message_id: str | None
+    reply_id: str
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A user's message that is ready to be stored."""
+
+    text: str
+    token_count: int
+    metadata: Mapping[str, object]
+    idempotency_key: str | None
+
+
+class ReplyService:
+    def __init__(
+        self,
+        storage: Storage,
+        notifier: Notifier,
+        conversations: ConversationService,
+        stream: ReplyStream,
+        tokens: TokenCounter,
+        clock: Clock,
+        ids: Ids,
+        rules: Rules,
+    ) -> None:
+        self._storage = storage
+        self._notifier = notifier
+        self._conversations = conversations
+        self._stream = stream
+        self._tokens = tokens
+        self._clock = clock
+        self._ids = ids
+        self._rules = rules
+
+    async def send_message(self, user_id: str, command: SendMessage) -> Sent:
+        """Store a user's message and queue the reply to it; a new conversation begins when none is named."""
+        self._rules.check(command)
+        existing = None
+        if command.conversation_id is not None:
+            existing = await self._conversations.get(user_id, command.conversation_id)
+        seeds = await self._conversations.prepare(command.history, GenerationSettings())
+        base = existing.settings if existing else GenerationSettings(system_prompt=seeds.system_prompt)
+        settings = self._resolved(command.settings, base)
+        tokens = await self._fitting(settings, command.text)
+        draft = Draft(command.text, tokens, command.metadata, command.idempotency_key)
+
+        async def store(work: UnitOfWork) -> Sent:
+            if command.conversation_id is None:
+                conversation = await self._conversations.start(work, user_id, CreateConversation(), seeds)
+            else:
+                conversation = await owned(work, user_id, command.conversation_id, lock=True)
+            parent_id = command.parent_id or conversation.leaf_id
+            if command.parent_id is not None:
+                await in_conversation(work, user_id, conversation, command.parent_id, "parentId")
+            return await self._add_turn(work, conversation, parent_id, draft, settings)
+
+        return await self._once(user_id, "sendMessage", command, store)
+
+    async def edit_message(self, user_id: str, command: EditMessage) -> Sent:
+        """Store another version of a user's message beside it, and queue a reply to that."""
+        self._rules.check(command)
+        original = await self._message(user_id, command.message_id, "messageId")
+        if original.role is not Role.USER:
+            raise InvalidInput("Only a user's message can be edited.", "messageId")
+        conversation = await self._conversations.get(user_id, original.conversation_id)
+        settings = self._resolved(command.settings, conversation.settings)
+        tokens = await self._fitting(settings, command.text)
+        draft = Draft(command.text, tokens, original.metadata, command.idempotency_key)
+
+        async def store(work: UnitOfWork) -> Sent:
+            locked = await owned(work, user_id, original.conversation_id, lock=True)
+            return await self._add_turn(work, locked, original.parent_id, draft, settings)
+
+        return await self._once(user_id, "editMessage", command, store)
+
+    async def regenerate_reply(self, user_id: str, command: RegenerateReply) -> Sent:
+        """Queue another reply beside an earlier one."""
+        self._rules.check(command)
+        earlier = await self._message(user_id, command.reply_id, "replyId")
+        if earlier.role is not Role.ASSISTANT or earlier.parent_id is None:
+            raise InvalidInput("Only an assistant's answer to a message can be made again.", "replyId")
+        conversation = await self._conversations.get(user_id, earlier.conversation_id)
+        settings = self._resolved(command.settings, conversation.settings)
+
+        async def store(work: UnitOfWork) -> Sent:
+            locked = await owned(work, user_id, earlier.conversation_id, lock=True)
+            reply_id = await self._add_reply(work, locked, earlier.parent_id, settings, command.instruction)
+            await self._touch(work, replace(locked, leaf_id=reply_id))
+            return Sent(locked.id, None, reply_id)
+
+        return await self._once(user_id, "regenerateReply", command, store)
+
+    async def stop_reply(self, user_id: str, reply_id: str) -> None:
+        """Stop a queued or streaming reply and keep its text; returns when it has stopped. Harmless on any other.
+
+        A queued reply is settled here and never reaches the model; a streaming one is flagged for its owner.
+        """
+        async with self._storage.write() as work:
+            message = await work.messages.get(user_id, reply_id)
+            if message is None or message.reply is None:
+                raise NotFound("reply", reply_id, "replyId")
+            await work.replies.request_stop(reply_id)
+            await work.commit()
+        self._notifier.ring(STOP_TOPIC, QUEUE_TOPIC, reply_topic(reply_id))
+        await self._stream.settled(reply_id, STOP_PATIENCE_SECONDS)
+
+    # ── steps ──
+
+    async def _once(
+        self,
+        user_id: str,
+        operation: str,
+        command: SendMessage | EditMessage | RegenerateReply,
+        store: Callable[[UnitOfWork], Awaitable[Sent]],
+    ) -> Sent:
+        """One unit of work, done at most once per idempotency key; then the bell."""
+        key = command.idempotency_key
+        async with self._storage.write() as work:
+            if key is not None:
+                known = await work.keys.reserve(user_id, operation, key, fingerprint(command))
+                if known is not None and known.fingerprint != fingerprint(command):
+                    raise IdempotencyMismatch
+                if known is not None:
+                    result = known.result
+                    return Sent(
+                        result["conversation_id"] or "", result["message_id"], result["reply_id"] or "", replayed=True
+                    )
+            sent = await store(work)
+            if key is not None:
+                ids = {name: value for name, value in asdict(sent).items() if name != "replayed"}
+                await work.keys.keep(user_id, operation, key, ids)
+            await work.commit()
+        self._notifier.ring(QUEUE_TOPIC)
+        return sent
+
+    async def _add_turn(
+        self,
+        work: UnitOfWork,
+        conversation: Conversation,
+        parent_id: str | None,
+        draft: Draft,
+        settings: GenerationSettings,
+    ) -> Sent:
+        message = Message(
+            id=self._ids.new("msg"),
+            conversation_id=conversation.id,
+            parent_id=parent_id,
+            role=Role.USER,
+            created_at=self._clock.now(),
+            parts=(MessagePart(0, PartKind.TEXT, draft.text),),
+            token_count=draft.token_count,
+            metadata=draft.metadata,
+            idempotency_key=draft.idempotency_key,
+        )
+        await work.messages.add(message)
+        reply_id = await self._add_reply(work, conversation, message.id, settings, None)
+        untitled = conversation.title_source is TitleSource.FIRST_WORDS and conversation.title == UNTITLED
+        title = title_from(draft.text) if untitled else conversation.title
+        await self._touch(work, replace(conversation, leaf_id=reply_id, title=title))
+        return Sent(conversation.id, message.id, reply_id)
+
+    async def _add_reply(
+        self,
+        work: UnitOfWork,
+        conversation: Conversation,
+        parent_id: str | None,
+        settings: GenerationSettings,
+        instruction: str | None,
+    ) -> str:
+        """An empty assistant message and its QUEUED reply, behind the nearest one above that has not ended."""
+        now, reply_id = self._clock.now(), self._ids.new("msg")
+        await work.messages.add(
+            Message(
+                id=reply_id,
+                conversation_id=conversation.id,
+                parent_id=parent_id,
+                role=Role.ASSISTANT,
+                created_at=now,
+                parts=(),
+                token_count=0,
+                metadata={},
+            )
+        )
+        reply = Reply(
+            id=reply_id,
+            conversation_id=conversation.id,
+            status=ReplyStatus.QUEUED,
+            settings=settings,
+            instruction=instruction,
+            behind_id=await work.replies.waits_for(parent_id),
+            attempt=0,
+            rescues=0,
+            requests=0,
+            stop_requested=False,
+            queued_at=now,
+        )
+        await work.replies.add(reply)
+        return reply_id
+
+    async def _touch(self, work: UnitOfWork, conversation: Conversation) -> None:
+        now = self._clock.now()
+        await work.conversations.update(replace(conversation, updated_at=now, last_activity_at=now))
+
+    def _resolved(self, given: GenerationSettings, conversation: GenerationSettings) -> GenerationSettings:
+        settings = given.over(conversation).over(self._conversations.defaults)
+        if self._conversations.model(settings.model) is None:
+            raise ModelUnavailable(settings.model or "")
+        return settings
+
+    async def _fitting(self, settings: GenerationSettings, text: str) -> int:
+        """The message's tokens. Raises ContextTooLong when it cannot be sent even without any history."""
+        model = self._conversations.model(settings.model)
+        assert model is not None
+        tokens = await count_tokens(self._tokens, model.name, text)
+        system_tokens = await count_tokens(self._tokens, model.name, settings.system_prompt or "")
+        allowed = budget(model, settings, system_tokens)
+        if allowed.history is not None and allowed.limit is not None and tokens + MESSAGE_OVERHEAD > allowed.history:
+            needed = tokens + MESSAGE_OVERHEAD + (allowed.limit - allowed.history)
+            raise ContextTooLong(needed, allowed.limit)
+        return tokens
+
+    async def _message(self, user_id: str, message_id: str, field: str) -> Message:
+        found = await self._conversations.messages(user_id, [message_id])
+        if message_id not in found:
+            raise NotFound("message", message_id, field)
+        return found[message_id]

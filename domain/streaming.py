@@ -1,0 +1,170 @@
+"""Following a reply: read after a cursor, wait for the bell, until the terminal event.
+
+A reader holds nothing but its cursor. Live, late, resumed, in a second tab or on another process, it takes these same
+lines: the memory of the process that writes where that reaches, the log otherwise, a snapshot where neither can serve
+the cursor. A slow reader gets fewer, larger deltas. Nothing here knows transports.
+"""
+
+import base64
+import binascii
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from domain.conversations import Message
+from domain.errors import NotFound
+from domain.events import Finished, LoggedEvent, PartAdded, Retrying, StatusChanged, TextDelta, joined
+from domain.journal import Journal, Tail, reply_topic
+from domain.ports import Notifier, Storage, Telemetry
+
+POLL_SECONDS = 1.0
+READ_AT_ONCE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything so far; replaces what the reader holds."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The last event: the message is final."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedEvent:
+    """What a reader gets. `cursor` is opaque to it; `reply_id` names the message that parts belong to."""
+
+    reply_id: str
+    cursor: str
+    event: Snapshot | PartAdded | TextDelta | StatusChanged | Retrying | Ended
+
+
+def cursor_at(reply_id: str, seq: int) -> str:
+    """The opaque cursor of an event."""
+    return base64.urlsafe_b64encode(f"{reply_id}:{seq}".encode()).decode().rstrip("=")
+
+
+def position_in(reply_id: str, cursor: str | None) -> int | None:
+    """The number a cursor stands for; None when it is malformed or another reply's: then a snapshot serves."""
+    if cursor is None:
+        return None
+    try:
+        owner, _, seq = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition(":")
+        return int(seq) if owner == reply_id and seq.isascii() and seq.isdigit() and len(seq) < 10 else None
+    except (ValueError, binascii.Error):
+        return None
+
+
+class ReplyStream:
+    def __init__(self, storage: Storage, notifier: Notifier, journal: Journal, telemetry: Telemetry) -> None:
+        self._storage = storage
+        self._notifier = notifier
+        self._journal = journal
+        self._telemetry = telemetry
+
+    async def follow(self, user_id: str, reply_id: str, after: str | None) -> AsyncIterator[StreamedEvent]:
+        """The events after a cursor, until the terminal one.
+
+        Raises NotFound at once, before the stream begins, when the reply is absent, foreign or was not generated.
+        """
+        async with self._storage.read() as work:
+            message = await work.messages.get(user_id, reply_id)
+        if message is None or message.reply is None:
+            raise NotFound("reply", reply_id, "replyId")
+        return self._follow(Reader(self._storage, self._journal, message, position_in(reply_id, after)))
+
+    async def settled(self, reply_id: str, seconds: float) -> None:
+        """Wait until the reply has ended, at most so long."""
+        async with self._notifier.listen(reply_topic(reply_id)) as bell:
+            deadline = self._journal.clock() + seconds
+            while (remaining := deadline - self._journal.clock()) > 0:
+                async with self._storage.read() as work:
+                    progress = await work.replies.progress(reply_id)
+                if progress is None or progress.status.settled:
+                    return
+                await bell.wait(min(POLL_SECONDS, remaining))
+
+    async def _follow(self, reader: "Reader") -> AsyncIterator[StreamedEvent]:
+        self._telemetry.stream_opened()
+        try:
+            async with self._notifier.listen(reply_topic(reader.reply_id)) as bell:
+                while not reader.ended:
+                    batch = await reader.more()
+                    for event in batch:
+                        yield event
+                    if not batch and not reader.ended:
+                        await bell.wait(POLL_SECONDS)
+        finally:
+            self._telemetry.stream_closed()
+
+
+class Reader:
+    """One reader's place in one log."""
+
+    def __init__(self, storage: Storage, journal: Journal, message: Message, position: int | None) -> None:
+        self.reply_id = message.id
+        self.ended = False
+        self._storage = storage
+        self._journal = journal
+        self._message = message
+        self._position = position
+        self._tail: Tail | None = None
+
+    async def more(self) -> list[StreamedEvent]:
+        """What is new; empty when nothing is. Sets `ended` with the terminal event."""
+        if self._position is None:
+            return await self._snapshot(self._message)
+        self._tail = self._journal.tail(self.reply_id) or self._tail
+        events = self._tail.after(self._position) if self._tail is not None else None
+        if events is None:
+            events = await self._from_log(self._position)
+        if events is None:
+            message = await self._reload()
+            return [] if message is None else await self._snapshot(message)
+        return [await self._shown(logged) for logged in joined(events)]
+
+    async def _from_log(self, position: int) -> list[LoggedEvent] | None:
+        """None when the log cannot go on from there: swept away, or a position that was never reached."""
+        async with self._storage.read() as work:
+            progress = await work.replies.progress(self.reply_id)
+            events = await work.log.after(self.reply_id, position, READ_AT_ONCE)
+        if progress is None:
+            self.ended = True
+            return []
+        if events and events[0].seq == position + 1:
+            return events
+        if position != progress.newest_seq:
+            return None
+        if not progress.status.settled:
+            return []
+        return [LoggedEvent(position, 0, Finished(progress.status))]
+
+    async def _snapshot(self, message: Message) -> list[StreamedEvent]:
+        self._position = message.cursor or 0
+        shown = [self._event(Snapshot(message))]
+        if message.reply is not None and message.reply.status.settled:
+            self.ended = True
+            shown.append(self._event(Ended(message)))
+        return shown
+
+    async def _shown(self, logged: LoggedEvent) -> StreamedEvent:
+        self._position = logged.seq
+        if not isinstance(logged.event, Finished):
+            return self._event(logged.event)
+        self.ended = True
+        message = await self._reload()
+        return self._event(Ended(message or self._message))
+
+    async def _reload(self) -> Message | None:
+        async with self._storage.read() as work:
+            message = await work.messages.watched(self.reply_id)
+        if message is None:
+            self.ended = True
+        return message
+
+    def _event(self, event: Snapshot | PartAdded | TextDelta | StatusChanged | Retrying | Ended) -> StreamedEvent:
+        return StreamedEvent(self.reply_id, cursor_at(self.reply_id, self._position or 0), event)

@@ -1,0 +1,98 @@
+"""Failures as data. A user's mistake is an entry of `errors` in the payload; anything unexpected is masked.
+
+The text of a DomainError is the only one that goes out. What else goes wrong is logged under a correlation id, and
+the client gets that id.
+"""
+
+import secrets
+from collections.abc import Callable
+
+import strawberry
+from graphql import GraphQLError
+
+from domain import errors as domain
+
+ErrorCode = strawberry.enum(domain.ErrorCode, name="ErrorCode")
+Unexpected = Callable[[str, BaseException], None]
+
+
+@strawberry.interface(description="Why a mutation did not do what was asked. Select `code` and `message`.")
+class UserError:
+    code: ErrorCode
+    message: str = strawberry.field(description="English, safe to show.")
+    path: list[str] | None = strawberry.field(
+        description='Where in the input, e.g. ["input", "settings", "params", "temperature"].'
+    )
+
+
+@strawberry.type
+class InvalidInputError(UserError):
+    pass
+
+
+@strawberry.type
+class NotFoundError(UserError):
+    id: strawberry.ID | None
+
+
+@strawberry.type(description="The thing is in a state in which this cannot be done, or the key was used before.")
+class ConflictError(UserError):
+    pass
+
+
+@strawberry.type
+class ContextTooLongError(UserError):
+    input_tokens: int
+    limit: int
+
+
+@strawberry.type(description="The model or the database cannot be reached or is not there.")
+class UnavailableError(UserError):
+    pass
+
+
+ERROR_TYPES = (InvalidInputError, NotFoundError, ConflictError, ContextTooLongError, UnavailableError)
+
+
+def user_error(error: domain.DomainError) -> UserError:
+    code, message, path = error.code, error.message, ["input", *error.path]
+    match error:
+        case domain.NotFound():
+            return NotFoundError(code=code, message=message, path=path, id=strawberry.ID(error.id))
+        case domain.ContextTooLong():
+            return ContextTooLongError(
+                code=code, message=message, path=path, input_tokens=error.input_tokens, limit=error.limit
+            )
+        case domain.Conflict() | domain.IdempotencyMismatch():
+            return ConflictError(code=code, message=message, path=path)
+        case domain.ModelUnavailable() | domain.Unavailable():
+            return UnavailableError(code=code, message=message, path=path)
+        case _:
+            return InvalidInputError(code=code, message=message, path=path)
+
+
+def masked(error: GraphQLError, unexpected: Unexpected) -> GraphQLError:
+    """The error as it may go out: GraphQL's own and the domain's as they are, anything else under an id."""
+    original = error.original_error
+    if original is None or isinstance(original, GraphQLError):
+        return error
+    if isinstance(original, domain.DomainError):
+        return _located(error, original.message, {"code": original.code.value})
+    if isinstance(original, domain.StorageError):
+        away = domain.Unavailable()
+        return _located(error, away.message, {"code": away.code.value})
+    correlation_id = secrets.token_hex(8)
+    unexpected(correlation_id, original)
+    message = f"Something went wrong in the server; the operator finds it in the log under {correlation_id}."
+    return _located(error, message, {"code": "INTERNAL", "correlationId": correlation_id})
+
+
+def _located(error: GraphQLError, message: str, extensions: dict[str, object]) -> GraphQLError:
+    return GraphQLError(
+        message,
+        nodes=error.nodes,
+        source=error.source,
+        positions=error.positions,
+        path=error.path,
+        extensions=extensions,
+    )

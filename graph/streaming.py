@@ -1,0 +1,91 @@
+"""The reply stream as a subscription: domain events to GraphQL types."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import strawberry
+
+from domain import events
+from domain.conversations import MessagePart as DomainPart
+from domain.streaming import Ended, Snapshot, StreamedEvent
+from graph.context import Info
+from graph.ids import part_id
+from graph.messages import Message, MessagePart, MessageStatus, part_of
+
+
+@strawberry.interface(
+    description="Every event carries a cursor, also kinds added later: keep it even if you ignore the rest."
+)
+class ReplyEvent:
+    cursor: str
+
+
+@strawberry.type(description="State so far; replaces what the client holds.")
+class ReplySnapshot(ReplyEvent):
+    reply: Message
+
+
+@strawberry.type
+class ReplyStatusChanged(ReplyEvent):
+    status: MessageStatus
+
+
+@strawberry.type(description="A part begins; its text follows in deltas.")
+class PartAdded(ReplyEvent):
+    part: MessagePart
+
+
+@strawberry.type(description="Append to the TextPart or ReasoningPart with this id.")
+class TextDelta(ReplyEvent):
+    part_id: strawberry.ID
+    text: str
+
+
+@strawberry.type(description="The model is asked again; the text so far stays.")
+class ReplyRetrying(ReplyEvent):
+    attempt: int
+    delay_ms: int
+
+
+@strawberry.type(description="Last event: complete, stopped or failed. `reply` is final and safe to cache.")
+class ReplyFinished(ReplyEvent):
+    reply: Message
+
+
+EVENT_TYPES = (ReplySnapshot, ReplyStatusChanged, PartAdded, TextDelta, ReplyRetrying, ReplyFinished)
+
+
+def reply_event(streamed: StreamedEvent) -> ReplyEvent:
+    cursor = streamed.cursor
+    match streamed.event:
+        case events.TextDelta(index, text):
+            return TextDelta(cursor=cursor, part_id=strawberry.ID(part_id(streamed.reply_id, index)), text=text)
+        case events.PartAdded(index, kind):
+            return PartAdded(cursor=cursor, part=part_of(streamed.reply_id, DomainPart(index, kind)))
+        case events.StatusChanged(status):
+            return ReplyStatusChanged(cursor=cursor, status=status)
+        case events.Retrying(attempt, delay_ms):
+            return ReplyRetrying(cursor=cursor, attempt=attempt, delay_ms=delay_ms)
+        case Snapshot(message):
+            return ReplySnapshot(cursor=cursor, reply=Message.of(message))
+        case Ended(message):
+            return ReplyFinished(cursor=cursor, reply=Message.of(message))
+
+
+async def _reply_events(stream: AsyncIterator[StreamedEvent]) -> AsyncGenerator[ReplyEvent, None]:
+    async for streamed in stream:
+        yield reply_event(streamed)
+
+
+@strawberry.type
+class Subscription:
+    @strawberry.subscription(
+        description="One reply, live. Completes by itself after a terminal event. Without `after` the first event is "
+        "a ReplySnapshot of everything so far. With `after` only later events come; if that point cannot be served, "
+        "a ReplySnapshot comes first and replaces what the client holds. Text once shown is never taken back. "
+        "Neighbouring deltas are joined for slow readers."
+    )
+    async def reply_stream(
+        self, info: Info, reply_id: strawberry.ID, after: str | None = None
+    ) -> AsyncGenerator[ReplyEvent, None]:
+        stream = await info.context.services.stream.follow(info.context.user_id, reply_id, after)
+        return _reply_events(stream)

@@ -1,0 +1,135 @@
+import type { GraphiQLProps } from 'graphiql';
+
+export const SEND_TAB = 1;
+
+export const defaultTabs: NonNullable<GraphiQLProps['defaultTabs']> = [
+  {
+    query: `# The ten conversations with the latest activity,
+# each with its last four messages.
+query List {
+  conversations(first: 10) {
+    nodes {
+      id
+      title
+      lastActivityAt
+      messages(last: 4) {
+        nodes {
+          id
+          role
+          status
+          text
+        }
+      }
+    }
+  }
+}
+`,
+  },
+  {
+    query: `# Sends a message in a new conversation.
+# The reply is written in the background: go on to
+# the Stream tab to watch it. Its replyId is filled
+# in from the reply.id of the last message sent.
+mutation Send($text: String!) {
+  sendMessage(input: { text: $text }) {
+    conversation {
+      id
+      title
+    }
+    message {
+      id
+    }
+    reply {
+      id
+      status
+    }
+    errors {
+      code
+      message
+      path
+    }
+  }
+}
+`,
+    variables: `{
+  "text": "What is the capital of France?"
+}
+`,
+  },
+  {
+    query: `# Follows one reply until it is finished.
+# It begins with a snapshot of what is written; with
+# the cursor of an earlier event as $after it goes on
+# from there. Only the latest event is shown.
+subscription Stream($replyId: ID!, $after: String) {
+  replyStream(replyId: $replyId, after: $after) {
+    __typename
+    cursor
+    ... on ReplySnapshot {
+      reply {
+        status
+        text
+      }
+    }
+    ... on PartAdded {
+      part {
+        id
+        index
+        __typename
+      }
+    }
+    ... on TextDelta {
+      partId
+      text
+    }
+    ... on ReplyStatusChanged {
+      status
+    }
+    ... on ReplyRetrying {
+      attempt
+      delayMs
+    }
+    ... on ReplyFinished {
+      reply {
+        status
+        text
+        generation {
+          model
+          finishReason
+          usage {
+            inputTokens
+            outputTokens
+          }
+          error {
+            code
+            message
+          }
+        }
+      }
+    }
+  }
+}
+`,
+    variables: `{
+  "replyId": "msg_..."
+}
+`,
+  },
+  {
+    query: `# Sends a message and waits up to 30 seconds
+# for the whole reply.
+mutation Ask {
+  sendMessage(input: { text: "Say hello in five words.", waitMs: 30000 }) {
+    reply {
+      status
+      text
+    }
+    errors {
+      code
+      message
+    }
+  }
+}
+`,
+  },
+];

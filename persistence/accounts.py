@@ -1,0 +1,16 @@
+"""Users: rows and values."""
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.accounts import User
+from persistence.tables import users
+
+
+class SqlUsers:
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def get(self, user_id: str) -> User | None:
+        row = (await self._connection.execute(select(users).where(users.c.id == user_id))).one_or_none()
+        return None if row is None else User(row.id, row.display_name, row.created_at)

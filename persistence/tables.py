@@ -1,0 +1,176 @@
+"""Every table in one file: the map of the data.
+
+    users ─< conversations ─< messages (a tree by parent_id) ─ replies (same id) ─< reply_events   the log, swept later
+                                                                                └< reply_attempts  usage, kept
+    idempotency_keys   what a client's key stood for            workers   one heartbeat per process
+
+Text that grows is never rewritten: a live reply's text is in `reply_events` only, and is folded into
+`messages.parts` once, in the transaction that settles it.
+"""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeDecorator
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An instant with microseconds; SQLite forgets the zone, so UTC goes in and comes out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or value.tzinfo is not None:
+            return value
+        return value.replace(tzinfo=UTC)
+
+
+Json = JSON().with_variant(JSONB(), "postgresql")
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", String(48), primary_key=True),
+    Column("display_name", Text),
+    Column("created_at", Instant, nullable=False),
+)
+
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", String(48), primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("title_source", String(16), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    Column("last_activity_at", Instant, nullable=False),
+    Column("settings", Json, nullable=False),
+    Column("metadata", Json, nullable=False),
+    Column("leaf_id", String(48)),
+    Column("deleted_at", Instant),
+    Index("ix_conversations_sidebar", "user_id", "last_activity_at", "id"),
+    Index("ix_conversations_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", String(48), primary_key=True),
+    Column("conversation_id", ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False),
+    Column("parent_id", ForeignKey("messages.id", ondelete="CASCADE")),
+    Column("role", String(16), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("parts", Json, nullable=False),
+    Column("token_count", Integer, nullable=False),
+    Column("metadata", Json, nullable=False),
+    Column("idempotency_key", Text),
+    Index("ix_messages_conversation_id_id", "conversation_id", "id"),
+    Index("ix_messages_parent_id", "parent_id"),
+)
+
+replies = Table(
+    "replies",
+    metadata,
+    Column("id", ForeignKey("messages.id", ondelete="CASCADE"), primary_key=True),
+    Column("conversation_id", ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("settings", Json, nullable=False),
+    Column("instruction", Text),
+    Column("behind_id", String(48)),
+    Column("owner", String(48)),
+    Column("attempt", Integer, nullable=False),
+    Column("rescues", Integer, nullable=False),
+    Column("requests", Integer, nullable=False),
+    Column("stop_requested", Boolean, nullable=False),
+    Column("queued_at", Instant, nullable=False),
+    Column("started_at", Instant),
+    Column("first_token_at", Instant),
+    Column("finished_at", Instant),
+    Column("finish_reason", String(24)),
+    Column("error_code", String(32)),
+    Column("error_message", Text),
+    Column("error_retryable", Boolean),
+    Column("error_retry_after_ms", Integer),
+    Column("response_model", Text),
+    Column("completion_id", Text),
+    Column("request_id", Text),
+    Column("last_seq", Integer),
+    Index("ix_replies_conversation_id", "conversation_id"),
+    Index("ix_replies_status_queued_at", "status", "queued_at"),
+    Index("ix_replies_behind_id", "behind_id"),
+    Index("ix_replies_finished_at", "finished_at"),
+)
+
+reply_events = Table(
+    "reply_events",
+    metadata,
+    Column("reply_id", ForeignKey("replies.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("part", Integer),
+    Column("text", Text),
+    Column("data", Json),
+    sqlite_with_rowid=False,
+)
+
+reply_attempts = Table(
+    "reply_attempts",
+    metadata,
+    Column("reply_id", ForeignKey("replies.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("ended_at", Instant, nullable=False),
+    Column("input_tokens", Integer, nullable=False),
+    Column("output_tokens", Integer, nullable=False),
+    Column("cached_input_tokens", Integer, nullable=False),
+    Column("reasoning_tokens", Integer, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("operation", String(32), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("result", Json),
+    Column("used_at", Instant, nullable=False),
+    Index("ix_idempotency_keys_used_at", "used_at"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(48), primary_key=True),
+    Column("beat_at", Instant, nullable=False),
+)

@@ -1,0 +1,56 @@
+"""One transaction with its repositories; what was not committed is rolled back."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.ports import Clock
+from persistence.accounts import SqlUsers
+from persistence.conversations import SqlConversations
+from persistence.database import Database
+from persistence.keys import SqlIdempotencyKeys
+from persistence.messages import SqlMessages
+from persistence.replies import SqlReplies
+from persistence.streaming import SqlLog
+from persistence.workers import SqlWorkers
+
+
+class SqlUnitOfWork:
+    def __init__(self, connection: AsyncConnection, database: Database, clock: Clock) -> None:
+        self._connection = connection
+        self.users = SqlUsers(connection)
+        self.conversations = SqlConversations(connection)
+        self.messages = SqlMessages(connection)
+        self.replies = SqlReplies(connection, clock)
+        self.log = SqlLog(connection, clock)
+        self.workers = SqlWorkers(connection, database)
+        self.keys = SqlIdempotencyKeys(connection, clock)
+
+    async def commit(self) -> None:
+        await self._connection.commit()
+
+
+class SqlStorage:
+    """Units of work on one database."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self.embedded = database.is_sqlite
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[SqlUnitOfWork]:
+        async with self._database.connect(writing=True) as connection:
+            yield SqlUnitOfWork(connection, self._database, self._clock)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[SqlUnitOfWork]:
+        async with self._database.connect(writing=False) as connection:
+            yield SqlUnitOfWork(connection, self._database, self._clock)
+
+    async def ping(self) -> None:
+        """Raises Unavailable or StorageError when the database does not answer."""
+        async with self._database.connect(writing=False) as connection:
+            await connection.execute(text("SELECT 1"))

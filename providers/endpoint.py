@@ -1,0 +1,173 @@
+"""One OpenAI-compatible endpoint and one request to it: connect, read within time limits, report, clean up.
+
+AsyncOpenAI makes the request (keys, addresses, errors); the stream is read as bytes, which costs a sixth of what its
+objects cost. Knows nothing of other providers and never makes a request twice.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx2
+from openai import APIConnectionError, APIStatusError, AsyncAPIResponse, AsyncOpenAI, DefaultAioHttpClient
+
+from domain.errors import ProviderError
+from domain.models import ChatChunk, ChatRequest, FinishChunk, Model, RequestStarted
+from domain.ports import ProviderCall, Telemetry
+from domain.replies import Usage
+from providers.answer import Answer
+from providers.completions import CompletionReader, request_body
+from providers.errors import never_sent, option_refused, provider_failures
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_OFFICIAL_HOST = "api.openai.com"
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """An endpoint and what it offers.
+
+    `base_url` is what stands before `/chat/completions`; an empty `api_key` means that the endpoint asks for none.
+    """
+
+    name: str
+    base_url: str
+    api_key: str = field(repr=False)
+    models: tuple[Model, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """Seconds: to connect, and between two reads."""
+
+    connect: float
+    read: float
+
+
+class Endpoint:
+    """The client of one provider; `close` it when the server stops."""
+
+    def __init__(self, provider: Provider, limits: TimeLimits, telemetry: Telemetry) -> None:
+        self._key = provider.api_key
+        self._limits = limits
+        self._telemetry = telemetry
+        self._asks_usage = True
+        self._client = _client(provider, limits)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def stream(self, request: ChatRequest, deadline: float) -> AsyncGenerator[ChatChunk, None]:
+        """One request, until `deadline` on the event loop's clock at most. Raises ProviderError.
+
+        When the finish reason has arrived the reply is whole: whatever fails after it costs only the usage.
+        """
+        reader = CompletionReader()
+        with CallMeter(self._telemetry, request, reader) as meter:
+            async with self._answer(request, deadline) as answer:
+                yield RequestStarted(answer.request_id)
+                while (payloads := await answer.read(ending=reader.finished)) is not None:
+                    for payload in payloads:
+                        for chunk in reader.read(payload):
+                            meter.first_chunk()
+                            yield chunk
+            finish = reader.finish()
+            meter.finished(finish)
+            yield finish
+
+    @asynccontextmanager
+    async def _answer(self, request: ChatRequest, deadline: float) -> AsyncIterator[Answer]:
+        with provider_failures(self._key):
+            async with asyncio.timeout_at(deadline):
+                response = await self._accepted(request)
+            try:
+                async with aclosing(response.http_response.aiter_bytes()) as pieces:
+                    yield Answer(response.headers, pieces, self._limits.read, deadline)
+            finally:
+                await response.close()
+
+    async def _accepted(self, request: ChatRequest) -> AsyncAPIResponse[Any]:
+        asks_usage = self._asks_usage
+        try:
+            return await self._opened(request_body(request, ask_usage=asks_usage))
+        except APIStatusError as error:
+            if asks_usage and error.status_code in {400, 422} and "stream_options" in error.response.text:
+                self._asks_usage = False
+                raise option_refused("stream_options") from error
+            raise
+
+    async def _opened(self, body: dict[str, Any], tries: int = 3) -> AsyncAPIResponse[Any]:
+        """Some servers close connections that they promised to keep; what never left on one goes over another.
+
+        The body goes as `extra_body`, which the SDK leaves as it is: its typed arguments are copied value by value,
+        8 ms for sixty messages.
+        """
+        create = self._client.chat.completions.with_streaming_response.create
+        try:
+            response: AsyncAPIResponse[Any] = await create(
+                model="", messages=(), stream=True, extra_body=body
+            ).__aenter__()
+        except APIConnectionError as error:
+            if tries > 1 and never_sent(error):
+                return await self._opened(body, tries - 1)
+            raise
+        return response
+
+
+def _client(provider: Provider, limits: TimeLimits) -> AsyncOpenAI:
+    """Follows no redirects, makes nothing twice, and sends the environment's OpenAI account only to OpenAI."""
+    host = urlsplit(provider.base_url).hostname or ""
+    timeout = httpx2.Timeout(connect=limits.connect, read=limits.read, write=limits.read, pool=limits.connect)
+    client = AsyncOpenAI(
+        base_url=provider.base_url,
+        api_key=provider.api_key or "none",
+        max_retries=0,
+        timeout=timeout,
+        http_client=DefaultAioHttpClient(timeout=timeout, follow_redirects=False, trust_env=host not in _LOOPBACK),
+    )
+    if host != _OFFICIAL_HOST:
+        client.organization = client.project = None
+    return client
+
+
+class CallMeter:
+    """Tells telemetry about one request, exactly once, however it ends."""
+
+    def __init__(self, telemetry: Telemetry, request: ChatRequest, reader: CompletionReader) -> None:
+        self._telemetry = telemetry
+        self._request = request
+        self._reader = reader
+        self._outcome = ""
+        self._first: float | None = None
+        self._began = time.monotonic()
+
+    def first_chunk(self) -> None:
+        """May be called for every chunk; only the first counts."""
+        if self._first is None:
+            self._first = time.monotonic() - self._began
+
+    def finished(self, finish: FinishChunk) -> None:
+        self._outcome = finish.finish_reason
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        call = ProviderCall(
+            outcome=self._outcome or _outcome_of(error),
+            seconds=time.monotonic() - self._began,
+            first_token_seconds=self._first,
+            usage=self._reader.usage() or Usage(estimated=True),
+        )
+        self._telemetry.provider_called(self._request, call)
+
+
+def _outcome_of(error: BaseException | None) -> str:
+    if isinstance(error, ProviderError):
+        return error.code
+    return "STOPPED" if isinstance(error, GeneratorExit | asyncio.CancelledError) else "INTERNAL"

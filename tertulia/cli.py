@@ -1,0 +1,228 @@
+"""The `tertulia` command."""
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+import uvicorn
+
+from domain.errors import StorageError, Unavailable
+from graph.schema import sdl
+from persistence import schema as migrations
+from persistence.database import Database
+from providers.local import find_local_model
+from tertulia import __version__, catalogue
+from tertulia.main import create_app
+from tertulia.settings import Settings, SettingsError, check_exposure, load_settings, variable
+
+MAX_FRAME_BYTES = 262_144
+PING_SECONDS = 25.0
+PONG_SECONDS = 300.0
+"""uvicorn closes a socket whose pong is late with 1011, which clients never retry; so the pong may be very late."""
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="A conversation server for language models.")
+schema_app = typer.Typer(no_args_is_help=True, help="The GraphQL schema.")
+config_app = typer.Typer(no_args_is_help=True, help="The settings.")
+app.add_typer(schema_app, name="schema")
+app.add_typer(config_app, name="config")
+
+SchemaFile = Annotated[Path, typer.Argument(help="The file that holds the printed schema.")]
+
+
+def fail(message: str) -> NoReturn:
+    typer.secho(f"tertulia: {message}", fg="red", err=True)
+    raise typer.Exit(1)
+
+
+def settings_or_exit(**overrides: object) -> Settings:
+    try:
+        return load_settings(**{name: value for name, value in overrides.items() if value is not None})
+    except SettingsError as error:
+        fail(str(error))
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if show:
+        typer.echo(f"tertulia {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (TERTULIA_HOST).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for any (TERTULIA_PORT).")] = None,
+) -> None:
+    """Start the server."""
+    settings = settings_or_exit(host=host, port=port)
+    try:
+        check_exposure(settings)
+    except SettingsError as error:
+        fail(str(error))
+    listener = _listener(settings)
+    config = uvicorn.Config(
+        create_app(settings),
+        loop="auto",
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=MAX_FRAME_BYTES,
+        ws_per_message_deflate=False,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PONG_SECONDS,
+        timeout_graceful_shutdown=5,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
+    server = Server(config)
+    server.run(sockets=[listener])
+    if not server.started:
+        raise typer.Exit(3)
+
+
+class Server(uvicorn.Server):
+    """Says where it is and what to try first, once it listens."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started and sockets:
+            typer.echo(greeting(sockets[0].getsockname()))
+
+
+def greeting(address: tuple[str, int]) -> str:
+    host, port = address[0], address[1]
+    base = f"http://{'127.0.0.1' if host == '0.0.0.0' else f'[{host}]' if ':' in host else host}:{port}"
+    query = 'mutation { sendMessage(input: {text: \\"What is a tertulia?\\", waitMs: 30000}) { reply { text } } }'
+    return (
+        f"\n  Tertulia {__version__} is up.\n\n"
+        f"  GraphiQL   {base}/graphiql     open it, press the play button in the tab Send, then in the tab Stream\n"
+        f"  API        {base}/graphql\n\n"
+        f"  Try:  curl {base}/graphql -H 'content-type: application/json' \\\n"
+        f'          -d \'{{"query": "{query}"}}\'\n'
+    )
+
+
+def _listener(settings: Settings) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+        listener.set_inheritable(True)
+    except OSError as error:
+        fail(
+            f"cannot listen on {settings.host} port {settings.port}: {os.strerror(error.errno or 0)}. "
+            "Choose another port with --port or TERTULIA_PORT."
+        )
+    return listener
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database up to date."""
+    settings = settings_or_exit()
+
+    async def run() -> str | None:
+        database = Database(settings.database_url)
+        try:
+            await migrations.upgrade(database)
+            return await migrations.current_revision(database)
+        finally:
+            await database.close()
+
+    try:
+        typer.echo(f"The database is at revision {asyncio.run(run())}.")
+    except (Unavailable, StorageError) as error:
+        fail(f"the database that DATABASE_URL names cannot be used: {error.__cause__ or error}")
+
+
+@schema_app.command("export")
+def schema_export(file: SchemaFile = Path("schema.graphql")) -> None:
+    """Print the schema into a file."""
+    file.write_text(sdl())
+    typer.echo(f"Wrote {file}.")
+
+
+@schema_app.command("check")
+def schema_check(file: SchemaFile = Path("schema.graphql")) -> None:
+    """Fail when the file is not what the code prints."""
+    if not file.exists() or file.read_text() != sdl():
+        fail(f"{file} is not what the code prints; run `tertulia schema export`.")
+    typer.echo(f"{file} is up to date.")
+
+
+@config_app.command("show")
+def config_show() -> None:
+    """Every setting with its value and meaning; secrets are masked."""
+    settings = settings_or_exit()
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        if name == "database_url":
+            value = Database(value).url.render_as_string(hide_password=True)
+        typer.secho(f"{variable(name)}={'' if value is None else value}", bold=True)
+        typer.echo(f"    {field.description}")
+
+
+@app.command()
+def doctor() -> None:
+    """Look at everything the server needs, and say what is wrong and how to mend it."""
+    settings = settings_or_exit()
+    findings = [_exposure(settings), asyncio.run(_database(settings)), _model(settings), _graphiql()]
+    for good, text in findings:
+        typer.secho("ok      " if good else "problem ", fg="green" if good else "red", nl=False)
+        typer.echo(text)
+    if not all(good for good, _ in findings):
+        raise typer.Exit(1)
+
+
+def _exposure(settings: Settings) -> tuple[bool, str]:
+    try:
+        check_exposure(settings)
+    except SettingsError as error:
+        return False, str(error)
+    return True, f"listens on {settings.host} port {settings.port}"
+
+
+async def _database(settings: Settings) -> tuple[bool, str]:
+    database = Database(settings.database_url)
+    try:
+        if database.file is not None and not database.file.exists():
+            return True, f"{database.file} does not exist yet; the first start makes it"
+        revision = await migrations.current_revision(database)
+        if revision != migrations.newest_revision():
+            return False, f"the database is at revision {revision or 'none'}; run `tertulia migrate`"
+        return True, f"the database is at revision {revision}"
+    except (Unavailable, StorageError) as error:
+        return False, f"the database that DATABASE_URL names cannot be used: {error.__cause__ or error}"
+    finally:
+        await database.close()
+
+
+def _model(settings: Settings) -> tuple[bool, str]:
+    try:
+        providers = catalogue.configured_providers(settings)
+        if providers:
+            named = catalogue.with_default(providers, settings.model)
+            names = ", ".join(model.name for provider in named for model in provider.models)
+            return True, f"models on offer: {names}"
+    except SettingsError as error:
+        return False, str(error)
+    if find_local_model() is None:
+        return False, "no model: set OPENAI_API_KEY or OPENAI_BASE_URL, or `make run` installs a demo model"
+    return True, "the demo model answers (set OPENAI_API_KEY or OPENAI_BASE_URL for a better one)"
+
+
+def _graphiql() -> tuple[bool, str]:
+    from tertulia.http import GRAPHIQL
+
+    built = (GRAPHIQL / "index.html").exists()
+    return built, "GraphiQL is built" if built else "GraphiQL is not built; `make graphiql` builds it (npm is needed)"
+
+
+if __name__ == "__main__":
+    app()

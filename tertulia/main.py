@@ -1,0 +1,70 @@
+"""The ASGI application. `create_app` puts it together; `uvicorn tertulia.main:app` runs it with the settings as found."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection
+
+from domain.accounts import LOCAL_USER_ID
+from graph.context import Context
+from graph.schema import build_schema
+from graph.transport import build_router
+from tertulia import http
+from tertulia.services import open_services
+from tertulia.settings import Settings, SettingsError, load_settings
+from tertulia.telemetry import configure_logging
+
+
+def create_app(settings: Settings | None = None, **overrides: Any) -> FastAPI:  # noqa: ANN401  see open_services
+    """A Tertulia server as an ASGI application. `overrides` are those of `open_services`."""
+    chosen = settings or load_settings()
+    configure_logging(chosen)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_services(chosen, **overrides) as running:
+            app.state.running = running
+            schema.unexpected = running.telemetry.unexpected
+            yield
+
+    async def context(connection: HTTPConnection) -> Context:
+        return Context(connection.app.state.running.services, LOCAL_USER_ID)
+
+    schema = build_schema()
+    app = FastAPI(
+        title="Tertulia",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        middleware=[
+            Middleware(http.RequestLimits, max_bytes=chosen.max_history_body_bytes),
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(chosen.allowed_origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id"],
+            ),
+        ],
+    )
+    app.include_router(http.router)
+    if chosen.graphiql:
+        app.mount("/graphiql", http.graphiql_assets())
+    app.include_router(build_router(schema, context, chosen.allowed_origins))
+    return app
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  PEP 562
+    """`app` is made when somebody asks for it, so that importing this module reads no settings."""
+    if name != "app":
+        raise AttributeError(name)
+    try:
+        return create_app()
+    except SettingsError as error:
+        sys.exit(f"tertulia: {error}")

@@ -1,0 +1,194 @@
+"""The composition root: everything that a server is made of, opened in order and closed in reverse.
+
+One function with keyword overrides; no container, no globals. Tests replace a part by naming it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import structlog
+from filelock import FileLock, Timeout
+from uuid_utils import uuid7
+
+from domain.conversation_service import ConversationService
+from domain.conversations import GenerationSettings, ModelParams
+from domain.generation import ReplyGenerator
+from domain.inputs import Rules
+from domain.journal import Journal
+from domain.ports import ChatModel, Clock, Ids, Notifier, TokenCounter
+from domain.reply_service import ReplyService
+from domain.streaming import ReplyStream
+from domain.worker import ReplyWorker, Retention
+from graph.context import ServerFacts, Services
+from persistence import schema
+from persistence.database import Database
+from persistence.notifier import LocalNotifier
+from persistence.unit_of_work import SqlStorage
+from providers.chat import ChatOptions, OpenAIChatModel
+from providers.echo import EchoChatModel
+from providers.local import LocalModelError, LocalModelProcess, find_local_model
+from providers.tokens import TiktokenCounter
+from tertulia import catalogue
+from tertulia.settings import Settings, SettingsError
+from tertulia.telemetry import OperatorTelemetry
+
+log = structlog.get_logger("tertulia")
+
+
+class SystemClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+class TimeOrderedIds:
+    def new(self, prefix: str) -> str:
+        return f"{prefix}_{uuid7().hex}"
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that is up: what the HTTP layer needs of it."""
+
+    settings: Settings
+    services: Services
+    storage: SqlStorage
+    database: Database
+    worker: ReplyWorker
+    model: ChatModel
+    telemetry: OperatorTelemetry
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings,
+    *,
+    model: ChatModel | None = None,
+    tokens: TokenCounter | None = None,
+    clock: Clock | None = None,
+    ids: Ids | None = None,
+    notifier: Notifier | None = None,
+) -> AsyncIterator[Running]:
+    """Open a server's parts. Raises SettingsError with a readable sentence when one cannot be had."""
+    async with AsyncExitStack() as stack:
+        telemetry = OperatorTelemetry()
+        clock, ids = clock or SystemClock(), ids or TimeOrderedIds()
+        notifier = notifier or LocalNotifier()
+        database = await _open_database(settings, stack)
+        storage = SqlStorage(database, clock)
+        tokens = tokens or await _load_tokens(settings)
+        model = model or await _open_model(settings, stack, telemetry)
+        journal = Journal(storage, notifier, telemetry)
+        stream = ReplyStream(storage, notifier, journal, telemetry)
+        rules = Rules(settings.max_message_characters)
+        defaults = _defaults(settings, model)
+        conversations = ConversationService(storage, notifier, model, tokens, clock, ids, rules, defaults)
+        replies = ReplyService(storage, notifier, conversations, stream, tokens, clock, ids, rules)
+        worker = ReplyWorker(
+            storage,
+            notifier,
+            journal,
+            ReplyGenerator(storage, journal, model, tokens, clock, telemetry),
+            tokens,
+            clock,
+            ids,
+            telemetry,
+            Retention(timedelta(seconds=settings.stream_retention), timedelta(days=settings.deleted_retention)),
+            settings.max_live_replies,
+        )
+        facts = ServerFacts(_version(), settings.max_message_characters, settings.stream_retention)
+        services = Services(conversations, replies, stream, facts, telemetry.operation)
+        await stack.enter_async_context(_working(worker, settings.shutdown_grace))
+        yield Running(settings, services, storage, database, worker, model, telemetry)
+
+
+@asynccontextmanager
+async def _working(worker: ReplyWorker, grace: float) -> AsyncIterator[None]:
+    task = asyncio.create_task(worker.run(), name="worker")
+    try:
+        yield
+    finally:
+        await worker.drain(grace)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
+    database = Database(settings.database_url, pool_size=settings.database_pool_size)
+    stack.push_async_callback(database.close)
+    if database.file is not None:
+        database.file.parent.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(only_server(database.file))
+        await schema.upgrade(database)
+    elif (revision := await schema.current_revision(database)) != schema.newest_revision():
+        raise SettingsError(
+            f"The database that DATABASE_URL names is at revision {revision or 'none'}, but this server needs "
+            f"{schema.newest_revision()}; run `tertulia migrate` first."
+        )
+    return database
+
+
+def only_server(file: Path) -> FileLock:
+    """The lock that makes this process the only server on a SQLite file. Raises SettingsError when there is one."""
+    lock = FileLock(f"{file}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise SettingsError(
+            f"Another server already uses {file}: SQLite serves one at a time. Stop that one, name another file in "
+            "DATABASE_URL, or use PostgreSQL for several."
+        ) from error
+    return lock
+
+
+async def _load_tokens(settings: Settings) -> TokenCounter:
+    """Token ranks, loaded before the first request; without them counts are estimates."""
+    counter = TiktokenCounter(settings.cache_folder)
+    missing = await asyncio.to_thread(counter.load)
+    for name in missing:
+        log.warning("token ranks are missing; counts are estimates", ranks=name)
+    return counter
+
+
+async def _open_model(settings: Settings, stack: AsyncExitStack, telemetry: OperatorTelemetry) -> ChatModel:
+    providers = catalogue.configured_providers(settings)
+    if not providers:
+        weights = find_local_model()
+        if weights is None:
+            log.warning("no model is configured and the demo model is not installed: answering with an echo")
+            return EchoChatModel()
+        try:
+            process = await stack.enter_async_context(LocalModelProcess(weights))
+        except LocalModelError as error:
+            log.warning("the demo model did not start: answering with an echo", reason=str(error))
+            return EchoChatModel()
+        providers = [process.provider()]
+    options = ChatOptions(
+        connect_timeout=settings.connect_timeout,
+        read_timeout=settings.read_timeout,
+        total_timeout=settings.total_timeout,
+        max_retries=settings.max_retries,
+    )
+    model = OpenAIChatModel(catalogue.with_default(providers, settings.model), options, telemetry)
+    stack.push_async_callback(model.aclose)
+    return model
+
+
+def _defaults(settings: Settings, model: ChatModel) -> GenerationSettings:
+    default = next(m for m in model.models() if m.is_default)
+    most = min(settings.max_tokens, (default.context_tokens or 2**31) // 4)
+    return GenerationSettings(
+        model=default.name,
+        system_prompt=settings.system_prompt,
+        params=ModelParams(temperature=settings.temperature, max_tokens=most),
+    )
+
+
+def _version() -> str:
+    from tertulia import __version__
+
+    return __version__

@@ -1,0 +1,184 @@
+"""Every setting of the server: where it comes from, what it may be, and one readable sentence when it is wrong.
+
+Sources, the first wins: environment variables, `.env` in the working directory, the defaults below. Names start with
+TERTULIA_, except DATABASE_URL, OPENAI_API_KEY and OPENAI_BASE_URL, which are what everybody calls them. Further
+providers and their models are in the TOML file that TERTULIA_CONFIG names.
+"""
+
+import ipaddress
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from domain.models import ModelCapability
+from persistence.database import normalised
+
+DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant. Answer clearly and briefly."
+
+
+class SettingsError(Exception):
+    """A wrong setting; the message is one sentence that names the variable and the cure."""
+
+
+class ModelEntry(BaseModel):
+    """A model in the configuration file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    title: str = ""
+    context_tokens: int | None = Field(default=None, ge=256)
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    capabilities: tuple[ModelCapability, ...] = ()
+
+
+class ProviderEntry(BaseModel):
+    """A provider in the configuration file. `api_key_env` names the variable that holds its key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_url: str
+    api_key_env: str | None = None
+    models: tuple[ModelEntry, ...] = Field(min_length=1)
+
+
+class Settings(BaseSettings):
+    """The settings of one server; frozen, secrets are never in its repr."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TERTULIA_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+    )
+
+    database_url: str = Field(
+        "sqlite:///.data/tertulia.db",
+        validation_alias=AliasChoices("DATABASE_URL", "database_url"),
+        description="Where everything is kept: sqlite:///file.db or postgresql://user:password@host/name.",
+    )
+    database_pool_size: int = Field(10, ge=2, le=200, description="PostgreSQL connections of one process.")
+    openai_api_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("OPENAI_API_KEY", "openai_api_key"),
+        description="Key of the OpenAI-compatible endpoint.",
+    )
+    openai_base_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("OPENAI_BASE_URL", "openai_base_url"),
+        description="Address of the endpoint, e.g. http://127.0.0.1:11434/v1 for Ollama; OpenAI when only a key is set.",
+    )
+    config: Path | None = Field(None, description="TOML file with further providers and their models.")
+    cache_folder: Path = Field(Path(".data/cache"), description="Folder for unpacked token ranks.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
+    allow_anonymous: bool = Field(
+        False, description="Listen beyond this machine although there are no accounts: everybody shares one user."
+    )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Web origins that may call the API, by HTTP and by socket, separated by commas; * for all."
+    )
+    model: str | None = Field(None, description="Default model; gpt-4o-mini with a key, the demo model without.")
+    context_tokens: int | None = Field(
+        None, ge=256, description="Context window of TERTULIA_MODEL in tokens, where it is not a well-known model."
+    )
+    system_prompt: str = Field(DEFAULT_SYSTEM_PROMPT, description="Default system prompt.")
+    temperature: float | None = Field(None, ge=0, le=2, description="Default temperature; the endpoint's own if unset.")
+    max_tokens: int = Field(
+        2048, ge=1, le=1_000_000, description="Most tokens of one reply, where a message asks for no other."
+    )
+    max_message_characters: int = Field(100_000, ge=100, le=5_000_000, description="Longest message in characters.")
+    max_body_bytes: int = Field(262_144, ge=1_024, description="Largest HTTP body.")
+    max_history_body_bytes: int = Field(
+        4_194_304, ge=1_024, description="Largest HTTP body of an operation with history."
+    )
+    connect_timeout: float = Field(10, gt=0, description="Seconds to connect to a provider.")
+    read_timeout: float = Field(60, gt=0, description="Seconds a provider may be silent.")
+    total_timeout: float = Field(600, gt=0, description="Seconds a reply may take.")
+    max_retries: int = Field(2, ge=0, le=10, description="Times a failed request is repeated before anything arrived.")
+    max_live_replies: int = Field(1_000, ge=1, description="Replies made at once by this process.")
+    stream_retention: int = Field(600, ge=10, description="Seconds a reply's log is kept after its end.")
+    deleted_retention: int = Field(30, ge=0, description="Days a deleted conversation is kept before it is removed.")
+    shutdown_grace: float = Field(10, ge=0, le=60, description="Seconds live replies may go on after SIGTERM.")
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto is console in a terminal.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    graphiql: bool = Field(True, description="Serve GraphiQL at /graphiql.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        normalised(value)
+        return value
+
+    @field_validator("openai_base_url")
+    @classmethod
+    def _http_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:  # noqa: ANN401  whatever the environment holds
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @property
+    def loopback_only(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def providers_file(self) -> dict[str, ProviderEntry]:
+        """The providers of the configuration file, by name. Raises SettingsError when it is not readable."""
+        if self.config is None:
+            return {}
+        try:
+            data = tomllib.loads(self.config.read_text())
+            return {name: ProviderEntry(**entry) for name, entry in data.get("providers", {}).items()}
+        except OSError as error:
+            raise SettingsError(
+                f"TERTULIA_CONFIG names {self.config}, which cannot be read: {error.strerror}."
+            ) from error
+        except (tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
+            reason = str(error).replace("\n", "; ")
+            raise SettingsError(
+                f"TERTULIA_CONFIG names {self.config}, which is not as it should be: {reason}."
+            ) from error
+
+
+def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401  any setting by its field name
+    """The settings, or SettingsError with one sentence for the first that is wrong."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = variable(str(first["loc"][0]))
+        given = first.get("input")
+        shown = "" if "key" in name.lower() or "url" in name.lower() or given is None else f" (it is {given!r})"
+        reason = first["msg"].removeprefix("Value error, ").rstrip(".")
+        field = Settings.model_fields.get(str(first["loc"][0]).lower())
+        cure = field.description if field is not None and field.description else "See `tertulia config show`."
+        raise SettingsError(f"{name}{shown}: {reason}. {cure}") from error
+
+
+def variable(field: str) -> str:
+    """The environment variable of a setting."""
+    plain = {"database_url", "openai_api_key", "openai_base_url"}
+    return field.upper() if field.lower() in plain else f"TERTULIA_{field.upper()}"
+
+
+def check_exposure(settings: Settings) -> None:
+    """Raises SettingsError when the server would be open to others without accounts and nobody said so."""
+    if not settings.loopback_only and not settings.allow_anonymous:
+        raise SettingsError(
+            f"TERTULIA_HOST is {settings.host!r}, which others can reach, but there are no accounts: everybody would "
+            "share one user. Listen on 127.0.0.1, or set TERTULIA_ALLOW_ANONYMOUS=true to do it on purpose."
+        )

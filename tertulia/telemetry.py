@@ -1,0 +1,140 @@
+"""What the operator sees: Prometheus metrics and structured logs. Never any content, never a secret."""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from domain.errors import ProviderError, StorageError, Unavailable
+from domain.models import ChatRequest
+from domain.ports import ProviderCall
+from domain.replies import Lease, Outcome
+from tertulia.settings import Settings
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+FLUSH_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+
+def configure_logging(settings: Settings) -> None:
+    """JSON in production, coloured lines in a terminal; the standard library's loggers go the same way."""
+    console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[*shared, structlog.processors.format_exc_info, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(settings.log_level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
+    for noisy in ("uvicorn.access", "openai", "httpx", "httpx2", "aiosqlite", "alembic", "strawberry", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class OperatorTelemetry:
+    """The Telemetry port over prometheus-client and structlog. Each server has its own registry."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.log = structlog.get_logger("tertulia")
+        make: dict[str, Any] = {"registry": self.registry}
+        self.operations = Counter(
+            "tertulia_operations", "GraphQL operations.", ["operation", "type", "outcome"], **make
+        )
+        self.replies = Counter("tertulia_replies", "Replies ended.", ["model", "finish_reason"], **make)
+        self.live = Gauge("tertulia_replies_live", "Replies being made by this process.", **make)
+        self.queued = Gauge("tertulia_replies_queued", "Replies waiting to be made.", **make)
+        self.tokens = Counter("tertulia_tokens", "Tokens used.", ["model", "kind"], **make)
+        self.calls = Histogram(
+            "tertulia_provider_seconds", "Duration of a provider call.", ["model", "outcome"], buckets=SECONDS, **make
+        )
+        self.first_token = Histogram(
+            "tertulia_first_token_seconds", "Provider call to its first token.", ["model"], buckets=SECONDS, **make
+        )
+        self.provider_errors = Counter("tertulia_provider_errors", "Failed calls.", ["model", "code"], **make)
+        self.retries = Counter("tertulia_provider_retries", "Repeated calls.", ["model", "code"], **make)
+        self.subscribers = Gauge("tertulia_subscribers", "Open reply streams.", **make)
+        self.flushes = Histogram(
+            "tertulia_journal_flush_seconds", "One commit of the journal.", buckets=FLUSH_SECONDS, **make
+        )
+        self.events = Counter("tertulia_journal_events", "Events committed by the journal.", **make)
+        self.storage_errors = Counter("tertulia_storage_errors", "Failed database transactions.", ["kind"], **make)
+
+    # ── the Telemetry port ──
+
+    def provider_called(self, request: ChatRequest, call: ProviderCall) -> None:
+        model = request.model
+        self.calls.labels(model, call.outcome).observe(call.seconds)
+        if call.first_token_seconds is not None:
+            self.first_token.labels(model).observe(call.first_token_seconds)
+        if call.outcome.isupper() and call.outcome.startswith(("PROVIDER_", "CONTEXT_")):
+            self.provider_errors.labels(model, call.outcome).inc()
+        self.log.info(
+            "provider call",
+            reply_id=request.reply_id,
+            model=model,
+            outcome=call.outcome,
+            seconds=round(call.seconds, 3),
+            first_token_seconds=None if call.first_token_seconds is None else round(call.first_token_seconds, 3),
+            input_tokens=call.usage.input_tokens,
+            output_tokens=call.usage.output_tokens,
+        )
+
+    def provider_retried(self, request: ChatRequest, error: Exception) -> None:
+        code = error.code.value if isinstance(error, ProviderError) else type(error).__name__
+        self.retries.labels(request.model, code).inc()
+        self.log.warning("provider call repeated", reply_id=request.reply_id, model=request.model, code=code)
+
+    def reply_settled(self, lease: Lease, outcome: Outcome) -> None:
+        model = lease.settings.model or ""
+        self.replies.labels(model, outcome.finish_reason.value).inc()
+        self.tokens.labels(model, "input").inc(outcome.usage.input_tokens)
+        self.tokens.labels(model, "output").inc(outcome.usage.output_tokens)
+        self.log.info(
+            "reply ended",
+            reply_id=lease.reply_id,
+            conversation_id=lease.conversation_id,
+            status=outcome.status.value,
+            code=None if outcome.error is None else outcome.error.code.value,
+            attempt=lease.attempt,
+        )
+
+    def reply_crashed(self, reply_id: str, error: BaseException) -> None:
+        self.log.error("reply crashed", reply_id=reply_id, exc_info=error)
+
+    def journal_flushed(self, seconds: float, events: int) -> None:
+        self.flushes.observe(seconds)
+        self.events.inc(events)
+
+    def work_failed(self, error: Exception) -> None:
+        self.storage_errors.labels(type(error).__name__).inc()
+        known = isinstance(error, StorageError | Unavailable)
+        self.log.error("background work failed", error=type(error).__name__, exc_info=None if known else error)
+
+    def stream_opened(self) -> None:
+        self.subscribers.inc()
+
+    def stream_closed(self) -> None:
+        self.subscribers.dec()
+
+    def replies_live(self, streaming: int) -> None:
+        self.live.set(streaming)
+
+    # ── the API's side ──
+
+    def unexpected(self, correlation_id: str, error: BaseException) -> None:
+        self.log.error("unexpected error", correlation_id=correlation_id, exc_info=error)
+
+    def operation(self, name: str, kind: str, outcome: str) -> None:
+        self.operations.labels(name, kind, outcome).inc()

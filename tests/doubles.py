@@ -1,0 +1,94 @@
+"""Small stand-ins for ports, which pass the same contract tests as the real things. They know the domain only."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Sequence
+
+from domain.errors import ProviderError, ReplyErrorCode
+from domain.models import ChatChunk, ChatRequest, FinishChunk, Model, RequestStarted, TextChunk
+from domain.ports import ProviderCall
+from domain.replies import FinishReason, Lease, Outcome, Usage
+
+Step = ChatChunk | Exception | asyncio.Event
+
+SCRIPTED = Model(name="scripted", provider="tests", title="Scripted", context_tokens=8_000, is_default=True)
+
+
+def answer(*texts: str, reason: FinishReason = FinishReason.STOP, usage: Usage | None = None) -> list[Step]:
+    """The script of a request that is answered with these pieces of text."""
+    end = FinishChunk(reason, usage, response_model="scripted-1", completion_id="completion-1")
+    return [RequestStarted("request-1"), *map(TextChunk, texts), end]
+
+
+class ScriptedModel:
+    """A ChatModel that plays one script per request: chunks are yielded, exceptions raised, events waited for.
+
+    The last script is played again for every further request. `requests` are those received; `closed` is set when a
+    stream was closed before its end.
+    """
+
+    def __init__(self, *scripts: Iterable[Step], models: Sequence[Model] = (SCRIPTED,)) -> None:
+        self._scripts = [list(script) for script in scripts] or [answer("Hello", " there", ".")]
+        self._models = tuple(models)
+        self.requests: list[ChatRequest] = []
+        self.closed = asyncio.Event()
+
+    def models(self) -> Sequence[Model]:
+        return self._models
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
+        if request.model not in {model.name for model in self._models}:
+            raise ProviderError(ReplyErrorCode.PROVIDER_REJECTED, "No such model.", retryable=False)
+        script = self._scripts[min(len(self.requests), len(self._scripts) - 1)]
+        self.requests.append(request)
+        try:
+            for step in script:
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                elif isinstance(step, Exception):
+                    raise step
+                else:
+                    yield step
+        except (GeneratorExit, asyncio.CancelledError):
+            self.closed.set()
+            raise
+
+
+class RecordingTelemetry:
+    """A Telemetry that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.calls: list[ProviderCall] = []
+        self.retries: list[Exception] = []
+        self.settled: list[tuple[Lease, Outcome]] = []
+        self.crashes: list[tuple[str, BaseException]] = []
+        self.flushes: list[tuple[float, int]] = []
+        self.failed_flushes: list[Exception] = []
+        self.open_streams = 0
+        self.live = 0
+
+    def provider_called(self, request: ChatRequest, call: ProviderCall) -> None:
+        self.calls.append(call)
+
+    def provider_retried(self, request: ChatRequest, error: Exception) -> None:
+        self.retries.append(error)
+
+    def reply_settled(self, lease: Lease, outcome: Outcome) -> None:
+        self.settled.append((lease, outcome))
+
+    def reply_crashed(self, reply_id: str, error: BaseException) -> None:
+        self.crashes.append((reply_id, error))
+
+    def journal_flushed(self, seconds: float, events: int) -> None:
+        self.flushes.append((seconds, events))
+
+    def journal_failed(self, error: Exception) -> None:
+        self.failed_flushes.append(error)
+
+    def stream_opened(self) -> None:
+        self.open_streams += 1
+
+    def stream_closed(self) -> None:
+        self.open_streams -= 1
+
+    def replies_live(self, streaming: int) -> None:
+        self.live = streaming

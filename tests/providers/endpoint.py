@@ -1,0 +1,145 @@
+"""A real OpenAI-compatible endpoint on loopback that does as it is told: streams, stalls, cuts, errors, nonsense.
+
+Each request gets the next scripted answer. Knows HTTP and the frames of a stream, and nothing of who asks.
+"""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+COMPLETION_ID = "chatcmpl-1"
+RESPONSE_MODEL = "test-model-2026"
+REQUEST_ID = "req-1"
+
+DONE = b"data: [DONE]\n\n"
+
+
+class Cut:
+    """Step: the connection is closed in the middle of the body."""
+
+
+class Stall:
+    """Step: nothing more comes, until the client goes away."""
+
+
+Step = bytes | asyncio.Event | Cut | Stall
+Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A request; those that came over the same connection have the same `connection`."""
+
+    body: dict[str, Any]
+    headers: Mapping[str, str]
+    connection: object
+
+
+class ScriptedEndpoint:
+    """`requests` are those received; `client_left` is set when a client closed before it had the whole answer."""
+
+    def __init__(self) -> None:
+        self.base_url = ""
+        self.requests: list[Received] = []
+        self.client_left = asyncio.Event()
+        self._replies: deque[Reply] = deque()
+
+    def replies(self, *replies: Reply) -> None:
+        """Script what the next requests get, in this order."""
+        self._replies.extend(replies)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        connection = request.transport.get_extra_info("peername")
+        self.requests.append(Received(await request.json(), dict(request.headers), connection))
+        if not self._replies:
+            return web.Response(status=418, text="no reply is scripted")
+        try:
+            return await self._replies.popleft()(request)
+        except (asyncio.CancelledError, ConnectionResetError):
+            self.client_left.set()
+            raise
+
+
+@asynccontextmanager
+async def scripted_endpoint() -> AsyncIterator[ScriptedEndpoint]:
+    endpoint = ScriptedEndpoint()
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", endpoint.handle)
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    endpoint.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    try:
+        yield endpoint
+    finally:
+        await runner.cleanup()
+
+
+def stream(*steps: Step, headers: Mapping[str, str] | None = None) -> Reply:
+    """A successful answer whose body is made of these steps."""
+
+    async def reply(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={"content-type": "text/event-stream", "x-request-id": REQUEST_ID, **(headers or {})}
+        )
+        await response.prepare(request)
+        for step in steps:
+            await _take(step, request, response)
+        await response.write_eof()
+        return response
+
+    return reply
+
+
+async def _take(step: Step, request: web.Request, response: web.StreamResponse) -> None:
+    if isinstance(step, bytes):
+        await response.write(step)
+    elif isinstance(step, Cut):
+        assert request.transport is not None
+        request.transport.close()
+    else:
+        await (step.wait() if isinstance(step, asyncio.Event) else asyncio.Event().wait())
+
+
+def status(code: int, body: object = "", headers: Mapping[str, str] | None = None) -> Reply:
+    """An answer with this status; a body that is not a string goes as JSON."""
+
+    async def reply(_request: web.Request) -> web.StreamResponse:
+        if isinstance(body, str):
+            return web.Response(status=code, text=body, headers=headers)
+        return web.json_response(body, status=code, headers=headers)
+
+    return reply
+
+
+def event(frame: object) -> bytes:
+    return b"data: " + json.dumps(frame).encode() + b"\n\n"
+
+
+def delta(reason: str | None = None, **fields: object) -> bytes:
+    """The event of one frame with such a delta, and with a finish reason if one is given."""
+    choice = {"index": 0, "delta": fields, "finish_reason": reason}
+    return event({"id": COMPLETION_ID, "model": RESPONSE_MODEL, "choices": [choice], "usage": None})
+
+
+def said(*texts: str) -> bytes:
+    return b"".join(delta(content=text) for text in texts)
+
+
+def finish(reason: str = "stop") -> bytes:
+    return delta(reason)
+
+
+def used(**usage: object) -> bytes:
+    """The event that tells the usage, after the finish reason and without a choice."""
+    return event({"id": COMPLETION_ID, "model": RESPONSE_MODEL, "choices": [], "usage": usage})
+
+
+WHOLE = said("Hello", " there") + finish() + DONE
