@@ -178,7 +178,7 @@ class Messages(Protocol):
         ...
 
     async def children(self, keys: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], list[str]]:
-        """Ids of the messages under each (conversation, parent), oldest first; a parent of None stands for the roots."""
+        """Ids of the messages under each (conversation, parent), oldest first; the parent None stands for the roots."""
         ...
 
     async def all(self, conversation_id: str, request: PageRequest) -> Page[Message]:
@@ -279,20 +279,29 @@ class UnitOfWork(Protocol):
     Raises Unavailable on entering when the database cannot be reached, StorageError when it fails in mid-work.
     """
 
-    users: Users
-    conversations: Conversations
-    messages: Messages
-    replies: Replies
-    log: Log
-    workers: Workers
-    keys: IdempotencyKeys
+    @property
+    def users(self) -> Users: ...
+    @property
+    def conversations(self) -> Conversations: ...
+    @property
+    def messages(self) -> Messages: ...
+    @property
+    def replies(self) -> Replies: ...
+    @property
+    def log(self) -> Log: ...
+    @property
+    def workers(self) -> Workers: ...
+    @property
+    def keys(self) -> IdempotencyKeys: ...
 
     async def commit(self) -> None: ...
 
 
 class Storage(Protocol):
-    embedded: bool
-    """True when this process is the only server that may use the database."""
+    @property
+    def embedded(self) -> bool:
+        """True when this process is the only server that may use the database."""
+        ...
 
     def write(self) -> AbstractAsyncContextManager[UnitOfWork]: ...
 

@@ -15,7 +15,7 @@ from domain.models import Model, PromptMessage
 from domain.ports import TokenCounter
 
 MESSAGE_OVERHEAD = 4
-"""Tokens that a message costs beside its text: OpenAI's chat format, as published in its cookbook on counting tokens."""
+"""Tokens that a message costs beside its text, as OpenAI's cookbook on counting tokens gives them for chats."""
 ANSWER_SHARE = 4
 """Without maxTokens a quarter of the window, at most ANSWER_TOKENS, is kept free for the answer."""
 ANSWER_TOKENS = 4_096

@@ -1,7 +1,7 @@
 """Replies: the making of one assistant message. Its states, its table of moves, its error and its usage.
 
-A reply has the id of its message. What clients ask to be done with replies is in `reply_service.py`; how one is made is in
-`generation.py`; what is seen of it meanwhile is in `streaming.py`.
+A reply has the id of its message. What clients ask to be done with replies is in `reply_service.py`; how one is made
+is in `generation.py`; what is seen of it meanwhile is in `streaming.py`.
 """
 
 from dataclasses import dataclass

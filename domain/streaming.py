@@ -7,7 +7,7 @@ the cursor. A slow reader gets fewer, larger deltas. Nothing here knows transpor
 
 import base64
 import binascii
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from domain.conversations import Message
@@ -66,7 +66,7 @@ class ReplyStream:
         self._journal = journal
         self._telemetry = telemetry
 
-    async def follow(self, user_id: str, reply_id: str, after: str | None) -> AsyncIterator[StreamedEvent]:
+    async def follow(self, user_id: str, reply_id: str, after: str | None) -> AsyncGenerator[StreamedEvent, None]:
         """The events after a cursor, until the terminal one.
 
         Raises NotFound at once, before the stream begins, when the reply is absent, foreign or was not generated.
@@ -88,7 +88,7 @@ class ReplyStream:
                     return
                 await bell.wait(min(POLL_SECONDS, remaining))
 
-    async def _follow(self, reader: "Reader") -> AsyncIterator[StreamedEvent]:
+    async def _follow(self, reader: "Reader") -> AsyncGenerator[StreamedEvent, None]:
         self._telemetry.stream_opened()
         try:
             async with self._notifier.listen(reply_topic(reader.reply_id)) as bell:

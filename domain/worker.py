@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from domain.events import Finished, LoggedEvent, fold
@@ -108,7 +109,7 @@ class ReplyWorker:
         for lease in leases:
             task = asyncio.create_task(self._generator.run(lease), name=f"reply {lease.reply_id}")
             self._making[lease.reply_id] = task
-            task.add_done_callback(lambda done, reply_id=lease.reply_id: self._made(reply_id, done))
+            task.add_done_callback(partial(self._made, lease.reply_id))
         self._notifier.ring(*(reply_topic(lease.reply_id) for lease in leases))
         return len(leases)
 

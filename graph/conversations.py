@@ -12,12 +12,12 @@ from domain.inputs import CreateConversation
 from graph.context import Info
 from graph.errors import UserError, user_error
 from graph.ids import encode_cursor
-from graph.messages import Message, MessageConnection, MessageRole
+from graph.messages import Message, MessageConnection
 from graph.models import GenerationSettings, GenerationSettingsInput, settings_from
 from graph.nodes import Node
 from graph.pagination import PageInfo, page_info, page_request
 
-TitleSource = strawberry.enum(domain.TitleSource, name="TitleSource")
+strawberry.enum(domain.TitleSource)
 CONVERSATIONS_PER_PAGE = 30
 MESSAGES_PER_PAGE = 50
 
@@ -26,7 +26,7 @@ MESSAGES_PER_PAGE = 50
 class Conversation(Node):
     value: strawberry.Private[domain.Conversation]
     title: str = strawberry.field(description="The first words of the conversation until the user gives a better one.")
-    title_source: TitleSource
+    title_source: domain.TitleSource
     created_at: datetime
     updated_at: datetime
     last_activity_at: datetime = strawberry.field(description="Last message sent or finished; what sidebars sort by.")
@@ -65,7 +65,7 @@ class Conversation(Node):
         return MessageConnection.of(await service.path(info.context.user_id, self.value.id, leaf_id, request))
 
     @strawberry.field(description="Every message of every branch, oldest first, for export and tree views.")
-    async def all_messages(self, info: Info, first: int = 100, after: str | None = None) -> MessageConnection:
+    async def all_messages(self, info: Info, first: int | None = 100, after: str | None = None) -> MessageConnection:
         request = page_request(first, after, None, None, default=100)
         service = info.context.services.conversations
         return MessageConnection.of(await service.all_messages(info.context.user_id, self.value.id, request))
@@ -126,7 +126,7 @@ class SeedPartInput:
 
 @strawberry.input(description="A message that was said before: text, or parts where it has several.")
 class SeedMessageInput:
-    role: MessageRole
+    role: domain.Role
     text: str | None = None
     parts: list[SeedPartInput] | None = None
     created_at: datetime | None = None

@@ -12,13 +12,13 @@ from graphql import GraphQLError
 
 from domain import errors as domain
 
-ErrorCode = strawberry.enum(domain.ErrorCode, name="ErrorCode")
+strawberry.enum(domain.ErrorCode)
 Unexpected = Callable[[str, BaseException], None]
 
 
 @strawberry.interface(description="Why a mutation did not do what was asked. Select `code` and `message`.")
 class UserError:
-    code: ErrorCode
+    code: domain.ErrorCode
     message: str = strawberry.field(description="English, safe to show.")
     path: list[str] | None = strawberry.field(
         description='Where in the input, e.g. ["input", "settings", "params", "temperature"].'

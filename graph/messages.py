@@ -9,7 +9,7 @@ from strawberry.scalars import JSON
 from domain import conversations as domain
 from domain import replies
 from domain.conversations import PartKind, Role
-from domain.errors import ReplyErrorCode as DomainReplyErrorCode
+from domain.errors import ReplyErrorCode
 from domain.streaming import cursor_at
 from graph.context import Info
 from graph.ids import encode_cursor, part_id
@@ -20,10 +20,10 @@ from graph.pagination import PageInfo, page_info
 if TYPE_CHECKING:
     from graph.conversations import Conversation
 
-MessageRole = strawberry.enum(Role, name="MessageRole")
-MessageStatus = strawberry.enum(replies.ReplyStatus, name="MessageStatus")
-FinishReason = strawberry.enum(replies.FinishReason, name="FinishReason")
-ReplyErrorCode = strawberry.enum(DomainReplyErrorCode, name="ReplyErrorCode")
+strawberry.enum(Role, name="MessageRole")
+strawberry.enum(replies.ReplyStatus, name="MessageStatus")
+strawberry.enum(replies.FinishReason)
+strawberry.enum(ReplyErrorCode)
 
 
 @strawberry.interface
@@ -84,7 +84,7 @@ class Generation:
     model: str
     response_model: str | None = strawberry.field(description="The model name the provider answered with.")
     params: ModelParams
-    finish_reason: FinishReason | None
+    finish_reason: replies.FinishReason | None
     error: ReplyError | None
     usage: Usage | None
     queued_at: datetime
@@ -127,7 +127,7 @@ class Generation:
 @strawberry.type
 class Message(Node):
     value: strawberry.Private[domain.Message]
-    role: MessageRole
+    role: Role
     created_at: datetime
     token_count: int = strawberry.field(description="Tokens of this message as the prompt builder counts them.")
     idempotency_key: str | None = strawberry.field(
@@ -148,7 +148,7 @@ class Message(Node):
         )
 
     @strawberry.field
-    def status(self) -> MessageStatus:
+    def status(self) -> replies.ReplyStatus:
         reply = self.value.reply
         return replies.ReplyStatus.COMPLETE if reply is None else reply.status
 

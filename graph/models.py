@@ -7,7 +7,7 @@ from domain.conversations import GenerationSettings as Settings
 from domain.conversations import ModelParams as Params
 from graph.context import Info
 
-ModelCapability = strawberry.enum(domain.ModelCapability, name="ModelCapability")
+strawberry.enum(domain.ModelCapability)
 
 
 @strawberry.type
@@ -17,7 +17,7 @@ class Model:
     provider: str
     context_tokens: int | None
     max_output_tokens: int | None
-    capabilities: list[ModelCapability]
+    capabilities: list[domain.ModelCapability]
     is_default: bool
 
     @classmethod

@@ -30,7 +30,7 @@ class SendMessageInput:
         default=None, description="Message to answer; the end of the chosen path when left out."
     )
     settings: GenerationSettingsInput | None = strawberry.field(default=None, description="For this reply only.")
-    wait_ms: int = strawberry.field(
+    wait_ms: int | None = strawberry.field(
         default=0,
         description="Wait up to this long (at most 60,000) for the reply to end before answering, so that one plain "
         "HTTP call gets the whole answer; then it is returned as it stands. 0 answers at once.",
@@ -88,7 +88,8 @@ class ReplyMutation:
     async def send_message(self, info: Info, input: SendMessageInput) -> SendMessagePayload:
         context = info.context
         try:
-            if not 0 <= input.wait_ms <= MAX_WAIT_MS:
+            wait_ms = input.wait_ms or 0
+            if not 0 <= wait_ms <= MAX_WAIT_MS:
                 raise InvalidInput(f"`waitMs` must be between 0 and {MAX_WAIT_MS}.", "waitMs")
             command = SendMessage(
                 text=input.text,
@@ -100,8 +101,8 @@ class ReplyMutation:
                 idempotency_key=input.idempotency_key,
             )
             sent = await context.services.replies.send_message(context.user_id, command)
-            if input.wait_ms:
-                await context.services.stream.settled(sent.reply_id, input.wait_ms / 1000)
+            if wait_ms:
+                await context.services.stream.settled(sent.reply_id, wait_ms / 1000)
             return await _sent(context, sent)
         except DomainError as error:
             return SendMessagePayload(errors=[user_error(error)])

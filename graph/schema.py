@@ -4,7 +4,15 @@ from collections.abc import Iterator
 from datetime import datetime
 from functools import lru_cache
 
-from graphql import DocumentNode, parse
+from graphql import (
+    DocumentNode,
+    GraphQLInputObjectType,
+    GraphQLInterfaceType,
+    GraphQLObjectType,
+    GraphQLSchema,
+    Undefined,
+    parse,
+)
 from strawberry.extensions import SchemaExtension
 from strawberry.printer import print_schema
 from strawberry.schema.config import StrawberryConfig
@@ -73,7 +81,22 @@ def build_schema(unexpected: Unexpected | None = None) -> MaskingSchema:
     )
     if unexpected is not None:
         schema.unexpected = unexpected
+    _drop_null_defaults(schema._schema)
     return schema
+
+
+def _drop_null_defaults(schema: GraphQLSchema) -> None:
+    """Python's `= None` means "may be left out", which nullable types say by themselves: no `= null` in the SDL."""
+    for named in schema.type_map.values():
+        if isinstance(named, GraphQLInputObjectType):
+            inputs = list(named.fields.values())
+        elif isinstance(named, GraphQLObjectType | GraphQLInterfaceType):
+            inputs = [argument for field in named.fields.values() for argument in field.args.values()]
+        else:
+            continue
+        for value in inputs:
+            if value.default_value is None:
+                value.default_value = Undefined
 
 
 def sdl() -> str:

@@ -6,10 +6,11 @@ import strawberry
 
 from domain import events
 from domain.conversations import MessagePart as DomainPart
+from domain.replies import ReplyStatus
 from domain.streaming import Ended, Snapshot, StreamedEvent
 from graph.context import Info
 from graph.ids import part_id
-from graph.messages import Message, MessagePart, MessageStatus, part_of
+from graph.messages import Message, MessagePart, part_of
 
 
 @strawberry.interface(
@@ -26,7 +27,7 @@ class ReplySnapshot(ReplyEvent):
 
 @strawberry.type
 class ReplyStatusChanged(ReplyEvent):
-    status: MessageStatus
+    status: ReplyStatus
 
 
 @strawberry.type(description="A part begins; its text follows in deltas.")

@@ -45,8 +45,8 @@ class OpenAIChatModel:
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         limits = TimeLimits(options.connect_timeout, options.read_timeout)
-        self._endpoints = {provider.name: Endpoint(provider, limits, telemetry) for provider in providers}
-        self._offers = {model.name: (model, provider.name) for provider in providers for model in provider.models}
+        self._endpoints = [(provider, Endpoint(provider, limits, telemetry)) for provider in providers]
+        self._offers = {model.name: (model, end) for provider, end in self._endpoints for model in provider.models}
         if len(self._offers) < sum(len(provider.models) for provider in providers):
             raise ValueError("Each model name may be offered by one provider only.")
         self._policy = RetryPolicy(options.max_retries, options.retry_base, options.retry_cap)
@@ -59,7 +59,7 @@ class OpenAIChatModel:
 
     async def aclose(self) -> None:
         """Close all connections; streams that are still open fail."""
-        for endpoint in self._endpoints.values():
+        for _, endpoint in self._endpoints:
             await endpoint.close()
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
@@ -77,4 +77,4 @@ class OpenAIChatModel:
     def _endpoint(self, model: str) -> Endpoint:
         if model not in self._offers:
             raise unknown_model(model)
-        return self._endpoints[self._offers[model][1]]
+        return self._offers[model][1]

@@ -16,12 +16,8 @@ from persistence.database import Database
 from providers.local import find_local_model
 from tertulia import __version__, catalogue
 from tertulia.main import create_app
+from tertulia.serving import uvicorn_config
 from tertulia.settings import Settings, SettingsError, check_exposure, load_settings, variable
-
-MAX_FRAME_BYTES = 262_144
-PING_SECONDS = 25.0
-PONG_SECONDS = 300.0
-"""uvicorn closes a socket whose pong is late with 1011, which clients never retry; so the pong may be very late."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A conversation server for language models.")
 schema_app = typer.Typer(no_args_is_help=True, help="The GraphQL schema.")
@@ -65,21 +61,7 @@ def serve(
     except SettingsError as error:
         fail(str(error))
     listener = _listener(settings)
-    config = uvicorn.Config(
-        create_app(settings),
-        loop="auto",
-        http="httptools",
-        ws="websockets-sansio",
-        ws_max_size=MAX_FRAME_BYTES,
-        ws_per_message_deflate=False,
-        ws_ping_interval=PING_SECONDS,
-        ws_ping_timeout=PONG_SECONDS,
-        timeout_graceful_shutdown=5,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-    )
-    server = Server(config)
+    server = Server(uvicorn_config(create_app(settings)))
     server.run(sockets=[listener])
     if not server.started:
         raise typer.Exit(3)
@@ -96,7 +78,7 @@ class Server(uvicorn.Server):
 
 def greeting(address: tuple[str, int]) -> str:
     host, port = address[0], address[1]
-    base = f"http://{'127.0.0.1' if host == '0.0.0.0' else f'[{host}]' if ':' in host else host}:{port}"
+    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     query = 'mutation { sendMessage(input: {text: \\"What is a tertulia?\\", waitMs: 30000}) { reply { text } } }'
     return (
         f"\n  Tertulia {__version__} is up.\n\n"

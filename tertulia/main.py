@@ -1,4 +1,4 @@
-"""The ASGI application. `create_app` puts it together; `uvicorn tertulia.main:app` runs it with the settings as found."""
+"""The ASGI application: `create_app` puts it together, `uvicorn tertulia.main:app` runs it with settings as found."""
 
 import sys
 from collections.abc import AsyncIterator

@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     openai_base_url: str | None = Field(
         None,
         validation_alias=AliasChoices("OPENAI_BASE_URL", "openai_base_url"),
-        description="Address of the endpoint, e.g. http://127.0.0.1:11434/v1 for Ollama; OpenAI when only a key is set.",
+        description="Address of the endpoint, e.g. http://127.0.0.1:11434/v1 for Ollama; OpenAI's if unset.",
     )
     config: Path | None = Field(None, description="TOML file with further providers and their models.")
     cache_folder: Path = Field(Path(".data/cache"), description="Folder for unpacked token ranks.")

@@ -35,6 +35,11 @@ class ScriptedModel:
     def models(self) -> Sequence[Model]:
         return self._models
 
+    def play(self, *scripts: Iterable[Step]) -> None:
+        """From the next request on, these."""
+        self._scripts = [list(script) for script in scripts]
+        self.requests.clear()
+
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
         if request.model not in {model.name for model in self._models}:
             raise ProviderError(ReplyErrorCode.PROVIDER_REJECTED, "No such model.", retryable=False)
@@ -62,7 +67,7 @@ class RecordingTelemetry:
         self.settled: list[tuple[Lease, Outcome]] = []
         self.crashes: list[tuple[str, BaseException]] = []
         self.flushes: list[tuple[float, int]] = []
-        self.failed_flushes: list[Exception] = []
+        self.failures: list[Exception] = []
         self.open_streams = 0
         self.live = 0
 
@@ -81,8 +86,8 @@ class RecordingTelemetry:
     def journal_flushed(self, seconds: float, events: int) -> None:
         self.flushes.append((seconds, events))
 
-    def journal_failed(self, error: Exception) -> None:
-        self.failed_flushes.append(error)
+    def work_failed(self, error: Exception) -> None:
+        self.failures.append(error)
 
     def stream_opened(self) -> None:
         self.open_streams += 1
@@ -92,3 +97,13 @@ class RecordingTelemetry:
 
     def replies_live(self, streaming: int) -> None:
         self.live = streaming
+
+
+class WordCounter:
+    """A TokenCounter that counts words."""
+
+    def count(self, model: str, text: str) -> int:
+        return len(text.split())
+
+    def is_exact(self, model: str) -> bool:
+        return False

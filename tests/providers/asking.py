@@ -1,5 +1,6 @@
 """An OpenAIChatModel on a scripted endpoint, with everything around it that a test wants to see."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
@@ -12,7 +13,7 @@ from providers.chat import ChatOptions, OpenAIChatModel, Provider
 from tests.doubles import RecordingTelemetry
 from tests.providers.endpoint import ScriptedEndpoint
 
-KEY = "sk-test-0123456789"
+KEY = "key of this server"
 MODEL = "test-model"
 
 
@@ -22,18 +23,21 @@ def request(*texts: str, model: str = MODEL, params: ModelParams | None = None) 
 
 
 class Asking:
-    """`pauses` are the seconds that were to be waited before retries; nothing is really waited for."""
+    """`pauses` are the seconds that were to be waited before retries; nothing is really waited unless `waits`."""
 
-    def __init__(self, base_url: str, options: ChatOptions, *model_names: str) -> None:
+    def __init__(self, base_url: str, options: ChatOptions, *model_names: str, waits: bool = False) -> None:
         models = tuple(Model(name, "test", is_default=name == MODEL) for name in (MODEL, *model_names))
         self.telemetry = RecordingTelemetry()
         self.pauses: list[float] = []
+        self._waits = waits
         self.model = OpenAIChatModel(
             [Provider("test", base_url, KEY, models)], options, self.telemetry, sleep=self._sleep
         )
 
     async def _sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
+        if self._waits:
+            await asyncio.sleep(seconds)
 
     async def chunks(self, asked: ChatRequest | None = None) -> list[ChatChunk]:
         async with aclosing(self.model.stream(asked or request())) as stream:
@@ -59,11 +63,11 @@ class Asking:
 
 @asynccontextmanager
 async def asking(
-    endpoint: ScriptedEndpoint | str, *model_names: str, options: ChatOptions | None = None
+    endpoint: ScriptedEndpoint | str, *model_names: str, options: ChatOptions | None = None, waits: bool = False
 ) -> AsyncIterator[Asking]:
     """Ask the endpoint, or whatever is at this address; without retries unless `options` say otherwise."""
     base_url = endpoint if isinstance(endpoint, str) else endpoint.base_url
-    asking = Asking(base_url, options or ChatOptions(read_timeout=5, max_retries=0), *model_names)
+    asking = Asking(base_url, options or ChatOptions(read_timeout=5, max_retries=0), *model_names, waits=waits)
     try:
         yield asking
     finally:

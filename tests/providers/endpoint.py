@@ -42,11 +42,14 @@ class Received:
 
 
 class ScriptedEndpoint:
-    """`requests` are those received; `client_left` is set when a client closed before it had the whole answer."""
+    """`requests` are those received and `asked` is set by the first; `client_left` is set when a client closed before
+    it had the whole answer.
+    """
 
     def __init__(self) -> None:
         self.base_url = ""
         self.requests: list[Received] = []
+        self.asked = asyncio.Event()
         self.client_left = asyncio.Event()
         self._replies: deque[Reply] = deque()
 
@@ -58,6 +61,7 @@ class ScriptedEndpoint:
         assert request.transport is not None
         connection = request.transport.get_extra_info("peername")
         self.requests.append(Received(await request.json(), dict(request.headers), connection))
+        self.asked.set()
         if not self._replies:
             return web.Response(status=418, text="no reply is scripted")
         try:
@@ -82,17 +86,17 @@ async def scripted_endpoint() -> AsyncIterator[ScriptedEndpoint]:
         await runner.cleanup()
 
 
-def stream(*steps: Step, headers: Mapping[str, str] | None = None) -> Reply:
-    """A successful answer whose body is made of these steps."""
+def stream(*steps: Step, leave: bool = False) -> Reply:
+    """A successful answer whose body is made of these steps; with `leave` its connection is closed without notice."""
 
     async def reply(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(
-            headers={"content-type": "text/event-stream", "x-request-id": REQUEST_ID, **(headers or {})}
-        )
+        response = web.StreamResponse(headers={"content-type": "text/event-stream", "x-request-id": REQUEST_ID})
         await response.prepare(request)
         for step in steps:
             await _take(step, request, response)
         await response.write_eof()
+        if leave and request.transport is not None:
+            request.transport.close()
         return response
 
     return reply
@@ -106,6 +110,12 @@ async def _take(step: Step, request: web.Request, response: web.StreamResponse) 
         request.transport.close()
     else:
         await (step.wait() if isinstance(step, asyncio.Event) else asyncio.Event().wait())
+
+
+async def silence(_request: web.Request) -> web.StreamResponse:
+    """No answer at all, not even a status, until the client goes away."""
+    await asyncio.Event().wait()
+    raise AssertionError
 
 
 def status(code: int, body: object = "", headers: Mapping[str, str] | None = None) -> Reply:

@@ -160,6 +160,19 @@ async def test_one_connection_serves_one_answer_after_the_other(endpoint: Script
     assert endpoint.requests[0].connection == endpoint.requests[1].connection
 
 
+async def test_a_connection_that_was_closed_in_spite_of_promises_is_nobodys_failure(
+    endpoint: ScriptedEndpoint, chat: Asking
+) -> None:
+    endpoint.replies(*[stream(WHOLE, leave=True)] * 20)
+    for _ in range(20):
+        assert await chat.text() == "Hello there"
+
+
+async def test_the_last_event_needs_no_blank_line(endpoint: ScriptedEndpoint, chat: Asking) -> None:
+    endpoint.replies(stream(said("Hi"), finish().rstrip()))
+    assert await chat.text() == "Hi"
+
+
 async def test_only_parameters_that_are_given_are_sent(endpoint: ScriptedEndpoint, chat: Asking) -> None:
     endpoint.replies(stream(WHOLE))
     await chat.chunks()

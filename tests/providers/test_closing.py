@@ -1,11 +1,11 @@
 """Leaving a stream early, and what the operator is told about each request."""
 
 import asyncio
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import pytest
 
-from domain.models import FinishChunk, TextChunk
+from domain.models import ChatChunk, FinishChunk, TextChunk
 from domain.replies import Usage
 from tests.providers.asking import Asking, request
 from tests.providers.endpoint import (
@@ -16,13 +16,14 @@ from tests.providers.endpoint import (
     Stall,
     finish,
     said,
+    silence,
     status,
     stream,
     used,
 )
 
 
-async def _until_text(chat: Asking) -> Any:
+async def _until_text(chat: Asking) -> AsyncGenerator[ChatChunk, None]:
     chunks = chat.model.stream(request())
     async for chunk in chunks:
         if isinstance(chunk, TextChunk):
@@ -33,6 +34,15 @@ async def _until_text(chat: Asking) -> Any:
 async def test_closing_the_stream_closes_the_request(endpoint: ScriptedEndpoint, chat: Asking) -> None:
     endpoint.replies(stream(said("Hi"), Stall()))
     await (await _until_text(chat)).aclose()
+    async with asyncio.timeout(2):
+        await endpoint.client_left.wait()
+
+
+async def test_closing_the_stream_at_its_start_closes_the_request(endpoint: ScriptedEndpoint, chat: Asking) -> None:
+    endpoint.replies(stream(Stall()))
+    chunks = chat.model.stream(request())
+    await anext(chunks)
+    await chunks.aclose()
     async with asyncio.timeout(2):
         await endpoint.client_left.wait()
 
@@ -50,15 +60,9 @@ async def test_cancelling_the_reader_closes_the_request(endpoint: ScriptedEndpoi
 
 
 async def test_cancelling_before_the_answer_closes_the_request(endpoint: ScriptedEndpoint, chat: Asking) -> None:
-    asked = asyncio.Event()
-
-    async def silence(_request: object) -> Any:
-        asked.set()
-        await asyncio.Event().wait()
-
     endpoint.replies(silence)
     reading = asyncio.create_task(chat.chunks())
-    await asked.wait()
+    await endpoint.asked.wait()
     reading.cancel()
     async with asyncio.timeout(2):
         await endpoint.client_left.wait()

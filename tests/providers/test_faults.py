@@ -22,6 +22,7 @@ from tests.providers.endpoint import (
     event,
     finish,
     said,
+    silence,
     status,
     stream,
     used,
@@ -35,30 +36,30 @@ TOO_LONG = ReplyErrorCode.CONTEXT_TOO_LONG
 
 
 @pytest.mark.parametrize(
-    ("code", "body", "expected", "retryable"),
+    ("code", "body", "judged"),
     [
-        (302, "", UNAVAILABLE, False),
-        (400, "", REJECTED, False),
-        (400, {"error": {"code": "context_length_exceeded"}}, TOO_LONG, False),
-        (400, {"error": {"type": "exceed_context_size_error"}}, TOO_LONG, False),
-        (401, "", REJECTED, False),
-        (402, "", LIMITED, False),
-        (403, "", REJECTED, False),
-        (404, "", REJECTED, False),
-        (408, "", TIMEOUT, True),
-        (422, "", REJECTED, False),
-        (429, "", LIMITED, True),
-        (429, {"error": {"code": "insufficient_quota"}}, LIMITED, False),
-        (500, "", UNAVAILABLE, True),
-        (503, "<html>busy</html>", UNAVAILABLE, True),
+        (302, "", (UNAVAILABLE, False)),
+        (400, "", (REJECTED, False)),
+        (400, {"error": {"code": "context_length_exceeded"}}, (TOO_LONG, False)),
+        (400, {"error": {"type": "exceed_context_size_error"}}, (TOO_LONG, False)),
+        (401, "", (REJECTED, False)),
+        (402, "", (LIMITED, False)),
+        (403, "", (REJECTED, False)),
+        (404, "", (REJECTED, False)),
+        (408, "", (TIMEOUT, True)),
+        (422, "", (REJECTED, False)),
+        (429, "", (LIMITED, True)),
+        (429, {"error": {"code": "insufficient_quota"}}, (LIMITED, False)),
+        (500, "", (UNAVAILABLE, True)),
+        (503, "<html>busy</html>", (UNAVAILABLE, True)),
     ],
 )
 async def test_each_status_is_one_kind_of_failure(
-    endpoint: ScriptedEndpoint, chat: Asking, code: int, body: object, expected: ReplyErrorCode, retryable: bool
+    endpoint: ScriptedEndpoint, chat: Asking, code: int, body: object, judged: tuple[ReplyErrorCode, bool]
 ) -> None:
     endpoint.replies(status(code, body))
     error = await chat.failure()
-    assert (error.code, error.retryable) == (expected, retryable)
+    assert (error.code, error.retryable) == judged
 
 
 async def test_refused_credentials_are_the_operators_business(endpoint: ScriptedEndpoint, chat: Asking) -> None:
@@ -127,9 +128,6 @@ async def test_an_endpoint_that_only_sends_signs_of_life_runs_into_the_total_lim
 
 
 async def test_an_endpoint_that_never_answers_runs_into_the_total_limit(endpoint: ScriptedEndpoint) -> None:
-    async def silence(_request: object) -> Any:
-        await asyncio.Event().wait()
-
     endpoint.replies(silence)
     async with asking(endpoint, options=ChatOptions(read_timeout=30, total_timeout=0.1)) as chat:
         assert (await chat.failure()).code is TIMEOUT
@@ -224,11 +222,14 @@ async def test_what_fails_after_the_finish_reason_costs_only_the_usage(
         assert await chat.text() == "Hi"
 
 
-async def test_neither_message_nor_detail_holds_the_key(endpoint: ScriptedEndpoint, chat: Asking) -> None:
-    endpoint.replies(status(401, f"Incorrect API key provided: {KEY}, also written sk-te****89"))
-    error = await chat.failure()
-    assert KEY not in error.detail + error.message
-    assert "****" not in error.detail
+async def test_the_detail_never_holds_the_key(endpoint: ScriptedEndpoint, chat: Asking) -> None:
+    endpoint.replies(status(401, f"Incorrect API key provided: {KEY}."))
+    assert (await chat.failure()).detail == "HTTP 401: Incorrect API key provided: [key]."
+
+
+async def test_the_detail_holds_nothing_that_looks_like_a_key(endpoint: ScriptedEndpoint, chat: Asking) -> None:
+    endpoint.replies(status(401, "Incorrect API key provided: sk-proj-te****89."))
+    assert "sk-" not in (await chat.failure()).detail
 
 
 async def test_the_message_never_quotes_the_endpoint(endpoint: ScriptedEndpoint, chat: Asking) -> None:

@@ -1,6 +1,7 @@
 """Bytes into text: any cut, any line ending, any character. No network: the pieces that read a stream, in a row."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -30,7 +31,7 @@ storable = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="
 
 def cut(stream: bytes, places: list[int]) -> list[bytes]:
     bounds = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
-    return [stream[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [stream[start:end] for start, end in pairwise(bounds)]
 
 
 @given(
@@ -59,8 +60,9 @@ def cut_characters(text: str, places: list[int]) -> list[bytes]:
     return cut(units, [place % (len(text) + 1) * 4 for place in places])
 
 
-def test_every_byte_alone_gives_the_same_text() -> None:
-    stream = said("naïve", " 😀", " 漢字") + finish() + DONE
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+def test_every_byte_alone_gives_the_same_text(newline: bytes) -> None:
+    stream = (said("naïve", " 😀", " 漢字") + finish() + DONE).replace(b"\n", newline)
     assert text_of(*(stream[place : place + 1] for place in range(len(stream)))) == "naïve 😀 漢字"
 
 

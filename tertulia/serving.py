@@ -1,0 +1,28 @@
+"""How uvicorn is to run the application: the one place with its settings, for the command line and for tests."""
+
+import uvicorn
+from starlette.types import ASGIApp
+
+MAX_FRAME_BYTES = 262_144
+PING_SECONDS = 25.0
+PONG_SECONDS = 300.0
+"""uvicorn closes a socket whose pong is late with 1011, which clients never retry; so the pong may be very late."""
+GRACEFUL_SECONDS = 5
+"""Without a limit one stalled reader keeps a stopping process alive for ever."""
+
+
+def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="auto",
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=MAX_FRAME_BYTES,
+        ws_per_message_deflate=False,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PONG_SECONDS,
+        timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )

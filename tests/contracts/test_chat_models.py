@@ -1,0 +1,94 @@
+"""The contract of the ChatModel port, for every ChatModel: the real adapter, the echo, and the double of the tests."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from domain.errors import ProviderError, ReplyErrorCode
+from domain.models import ChatChunk, ChatRequest, FinishChunk, ReasoningChunk, RequestStarted, TextChunk
+from domain.ports import ChatModel
+from providers.echo import EchoChatModel
+from tests.doubles import ScriptedModel
+from tests.providers.asking import asking, request
+from tests.providers.endpoint import WHOLE, scripted_endpoint, stream
+
+
+@asynccontextmanager
+async def adapter() -> AsyncIterator[ChatModel]:
+    async with scripted_endpoint() as endpoint, asking(endpoint) as chat:
+        endpoint.replies(stream(WHOLE), stream(WHOLE))
+        yield chat.model
+
+
+@asynccontextmanager
+async def echo() -> AsyncIterator[ChatModel]:
+    yield EchoChatModel(pause=0)
+
+
+@asynccontextmanager
+async def scripted() -> AsyncIterator[ChatModel]:
+    yield ScriptedModel()
+
+
+Making = Callable[[], AbstractAsyncContextManager[ChatModel]]
+
+
+@pytest.fixture(params=[adapter, echo, scripted], ids=["adapter", "echo", "scripted"])
+async def model(request: pytest.FixtureRequest) -> AsyncIterator[ChatModel]:
+    making: Making = request.param
+    async with making() as model:
+        yield model
+
+
+@pytest.fixture
+def asked(model: ChatModel) -> ChatRequest:
+    return request("Hello?", model=model.models()[0].name)
+
+
+async def _chunks(model: ChatModel, asked: ChatRequest) -> list[ChatChunk]:
+    return [chunk async for chunk in model.stream(asked)]
+
+
+def test_exactly_one_model_is_the_default(model: ChatModel) -> None:
+    assert sum(offered.is_default for offered in model.models()) == 1
+
+
+async def test_the_first_chunk_tells_that_the_request_was_accepted(model: ChatModel, asked: ChatRequest) -> None:
+    assert isinstance((await _chunks(model, asked))[0], RequestStarted)
+
+
+async def test_the_last_chunk_is_the_finish_and_the_only_one(model: ChatModel, asked: ChatRequest) -> None:
+    ends = [isinstance(chunk, FinishChunk) for chunk in await _chunks(model, asked)]
+    assert ends == [False] * (len(ends) - 1) + [True]
+
+
+async def test_no_piece_is_empty(model: ChatModel, asked: ChatRequest) -> None:
+    pieces = [chunk for chunk in await _chunks(model, asked) if isinstance(chunk, TextChunk | ReasoningChunk)]
+    assert pieces
+    assert all(piece.text for piece in pieces)
+
+
+async def test_a_closed_stream_yields_nothing_more(model: ChatModel, asked: ChatRequest) -> None:
+    chunks = model.stream(asked)
+    async with aclosing(chunks):
+        await anext(chunks)
+    with pytest.raises(StopAsyncIteration):
+        await anext(chunks)
+
+
+async def test_a_model_that_is_not_offered_is_refused(model: ChatModel, asked: ChatRequest) -> None:
+    with pytest.raises(ProviderError) as caught:
+        await _chunks(model, replace(asked, model="unheard-of"))
+    assert (caught.value.code, caught.value.retryable) == (ReplyErrorCode.PROVIDER_REJECTED, False)
+
+
+async def test_streams_do_not_disturb_each_other(model: ChatModel, asked: ChatRequest) -> None:
+    first, second = model.stream(asked), model.stream(asked)
+    both = [(await anext(first), await anext(second)) for _ in range(3)]
+    assert all(one == other for one, other in both)
+    for chunks in (first, second):
+        async for chunk in chunks:
+            last = chunk
+        assert isinstance(last, FinishChunk)

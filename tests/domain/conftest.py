@@ -1,0 +1,61 @@
+"""A whole server without HTTP: real SQLite, a scripted model, and a counter that counts words."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from domain.accounts import LOCAL_USER_ID
+from domain.conversations import Message
+from domain.inputs import SendMessage
+from domain.reply_service import Sent
+from domain.streaming import StreamedEvent
+from tertulia.services import Running, open_services
+from tests.doubles import ScriptedModel, WordCounter, answer
+from tests.serving import settings_for
+
+ME = LOCAL_USER_ID
+
+
+@dataclass
+class Talk:
+    """Short ways to what a test does most."""
+
+    running: Running
+    model: ScriptedModel
+    sent: list[Sent] = field(default_factory=list)
+
+    async def send(self, text: str = "Hi", **fields: Any) -> Sent:
+        sent = await self.running.services.replies.send_message(ME, SendMessage(text, **fields))
+        self.sent.append(sent)
+        return sent
+
+    async def say(self, text: str = "Hi", **fields: Any) -> Message:
+        """Send and wait for the whole reply."""
+        sent = await self.send(text, **fields)
+        return await self.settled(sent.reply_id)
+
+    async def settled(self, reply_id: str) -> Message:
+        await self.running.services.stream.settled(reply_id, 10)
+        return await self.message(reply_id)
+
+    async def message(self, message_id: str) -> Message:
+        return await self.running.services.conversations.message(ME, message_id)
+
+    async def watch(self, reply_id: str, after: str | None = None) -> list[StreamedEvent]:
+        """Every event until the terminal one."""
+        stream = await self.running.services.stream.follow(ME, reply_id, after)
+        return [event async for event in stream]
+
+
+@pytest.fixture
+def model() -> ScriptedModel:
+    return ScriptedModel(answer("Hello", " there", "."))
+
+
+@pytest.fixture
+async def talk(tmp_path: Path, model: ScriptedModel) -> AsyncIterator[Talk]:
+    async with open_services(settings_for(tmp_path), model=model, tokens=WordCounter()) as running:
+        yield Talk(running, model)

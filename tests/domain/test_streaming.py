@@ -1,0 +1,211 @@
+"""Following a reply: what a reader has after k, joined with what `after: k` yields, equals the whole."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from domain.conversations import MessagePart
+from domain.errors import NotFound
+from domain.events import Folder, LoggedEvent, PartAdded, StatusChanged, TextDelta
+from domain.replies import ReplyStatus
+from domain.streaming import Ended, Snapshot, StreamedEvent, cursor_at, position_in
+from tertulia.services import open_services
+from tests.domain.conftest import ME, Talk
+from tests.doubles import ScriptedModel, Step, WordCounter, answer
+from tests.serving import settings_for
+
+
+class Screen:
+    """A client: applies events as the documentation says, and knows nothing else."""
+
+    def __init__(self) -> None:
+        self.parts: list[MessagePart] = []
+        self.cursor: str | None = None
+        self.status: ReplyStatus | None = None
+        self.ended = False
+
+    def apply(self, streamed: StreamedEvent) -> None:
+        match streamed.event:
+            case Snapshot(message):
+                self.parts = list(message.parts)
+            case PartAdded(index, kind):
+                self.parts.append(MessagePart(index, kind))
+            case TextDelta(index, text):
+                old = self.parts[index]
+                self.parts[index] = MessagePart(index, old.kind, old.text + text)
+            case StatusChanged(status):
+                self.status = status
+            case Ended(message):
+                self.ended = True
+                self.status = message.reply.status if message.reply else None
+            case _:
+                pass
+        self.cursor = streamed.cursor
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts)
+
+
+async def test_a_reader_sees_a_snapshot_then_deltas_then_the_end(talk: Talk) -> None:
+    sent = await talk.send()
+    events = await talk.watch(sent.reply_id)
+    assert isinstance(events[0].event, Snapshot)
+    assert isinstance(events[-1].event, Ended)
+    assert events[-1].event.message.text == "Hello there."
+
+
+async def test_a_settled_reply_is_a_snapshot_and_the_end(talk: Talk) -> None:
+    reply = await talk.say()
+    events = [type(e.event) for e in await talk.watch(reply.id)]
+    assert events == [Snapshot, Ended]
+
+
+async def test_a_settled_reply_always_ends_whatever_the_cursor_says(talk: Talk) -> None:
+    reply = await talk.say()
+    last = reply.cursor or 0
+    for cursor in [cursor_at(reply.id, last), cursor_at(reply.id, last + 5), cursor_at("msg_other", 1), "%%%", ""]:
+        events = await talk.watch(reply.id, cursor)
+        assert isinstance(events[-1].event, Ended)
+        if cursor != cursor_at(reply.id, last):
+            assert isinstance(events[0].event, Snapshot)
+
+
+async def test_a_reply_goes_on_when_its_reader_leaves(talk: Talk, model: ScriptedModel) -> None:
+    gate = asyncio.Event()
+    model.play(gated("one", gate, " two"))
+    sent = await talk.send()
+    stream = await talk.running.services.stream.follow(ME, sent.reply_id, None)
+    await anext(stream)
+    await stream.aclose()
+    gate.set()
+    assert (await talk.settled(sent.reply_id)).text == "one two"
+
+
+async def test_two_readers_of_one_reply_both_see_all_of_it(talk: Talk) -> None:
+    sent = await talk.send()
+    for events in await asyncio.gather(talk.watch(sent.reply_id), talk.watch(sent.reply_id)):
+        assert screen_after(events).text == "Hello there."
+
+
+async def test_a_foreign_reply_is_not_there(talk: Talk) -> None:
+    reply = await talk.say()
+    with pytest.raises(NotFound):
+        await talk.running.services.stream.follow("user_somebody", reply.id, None)
+
+
+async def test_a_users_message_has_no_stream(talk: Talk) -> None:
+    sent = await talk.send()
+    with pytest.raises(NotFound):
+        await talk.running.services.stream.follow(ME, sent.message_id or "", None)
+
+
+async def test_deleting_the_conversation_ends_the_stream_with_a_stopped_reply(talk: Talk, model: ScriptedModel) -> None:
+    model.play(gated("one", asyncio.Event()))
+    sent = await talk.send()
+    stream = await talk.running.services.stream.follow(ME, sent.reply_id, None)
+    await anext(stream)
+    await talk.running.services.conversations.delete(ME, sent.conversation_id)
+    events = [event async for event in stream]
+    assert isinstance(events[-1].event, Ended)
+    assert events[-1].event.message.reply is not None
+    assert events[-1].event.message.reply.status is ReplyStatus.STOPPED
+
+
+async def test_after_the_log_is_swept_an_old_cursor_gets_a_snapshot_and_the_end(talk: Talk) -> None:
+    reply = await talk.say()
+    async with talk.running.storage.write() as work:
+        now = talk.running.worker._clock.now()  # the log's age is counted from the reply's end
+        assert await work.log.sweep(now) > 0
+        await work.commit()
+    events = await talk.watch(reply.id, cursor_at(reply.id, 2))
+    assert [type(e.event) for e in events] == [Snapshot, Ended]
+
+
+@given(st.text(max_size=40))
+def test_no_text_is_an_error_as_a_cursor(cursor: str) -> None:
+    assert position_in("msg_1", cursor) is None
+
+
+@given(st.integers(0, 10**8))
+def test_a_cursor_says_its_number_to_its_own_reply_only(seq: int) -> None:
+    assert position_in("msg_1", cursor_at("msg_1", seq)) == seq
+    assert position_in("msg_2", cursor_at("msg_1", seq)) is None
+
+
+def gated(*steps: str | asyncio.Event) -> list[Step]:
+    """The script of an answer that waits at the events."""
+    whole = answer(*("x" for _ in range(len(steps))))
+    whole[1:-1] = [step if isinstance(step, asyncio.Event) else answer(step)[1] for step in steps]
+    return whole
+
+
+def screen_after(events: Sequence[StreamedEvent], screen: Screen | None = None) -> Screen:
+    screen = screen or Screen()
+    for event in events:
+        screen.apply(event)
+    return screen
+
+
+pieces = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8),
+    min_size=1,
+    max_size=25,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pieces=pieces, cuts=st.lists(st.integers(1, 6), max_size=12), lazy=st.booleans(), data=st.data())
+async def test_what_a_reader_has_joined_with_what_comes_after_equals_the_whole(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[str], cuts: list[int], lazy: bool, data: st.DataObject
+) -> None:
+    """Random texts, written at random moments, read in random stretches with a reconnect after each."""
+    gates = [asyncio.Event() for _ in pieces]
+    model = ScriptedModel(gated(*(step for pair in zip(gates, pieces, strict=True) for step in pair)))
+    folder = tmp_path_factory.mktemp("law")
+    async with open_services(settings_for(folder), model=model, tokens=WordCounter()) as running:
+        talk = Talk(running, model)
+        sent = await talk.send()
+        screen, forgetful = Screen(), Screen()
+        waiting = list(gates)
+        for cut in cuts:
+            for _ in range(min(len(waiting), data.draw(st.integers(0, 3)))):
+                waiting.pop(0).set()
+            await read_some(talk, sent.reply_id, screen, screen.cursor, cut, lazy=lazy)
+        for gate in waiting:
+            gate.set()
+        screen_after(await talk.watch(sent.reply_id, screen.cursor), screen)
+        screen_after(await talk.watch(sent.reply_id), forgetful)
+        stored = await talk.message(sent.reply_id)
+    assert screen.ended
+    assert screen.text == forgetful.text == stored.text == "".join(pieces)
+
+
+async def read_some(talk: Talk, reply_id: str, screen: Screen, after: str | None, events: int, *, lazy: bool) -> None:
+    """Read at most so many events, as many as come without waiting for the writer; then hang up."""
+    stream = await talk.running.services.stream.follow(ME, reply_id, after)
+    for _ in range(events):
+        try:
+            async with asyncio.timeout(0.02 if lazy else 0.06):
+                screen.apply(await anext(stream))
+        except (TimeoutError, StopAsyncIteration):
+            break
+    await stream.aclose()
+
+
+async def test_every_cut_point_of_a_finished_log_can_be_resumed_from(talk: Talk, model: ScriptedModel) -> None:
+    model.play(answer(*(f"{n} \N{GRINNING FACE}\r\n" for n in range(40))))
+    reply = await talk.say()
+    async with talk.running.storage.read() as work:
+        log: list[LoggedEvent] = await work.log.after(reply.id, 0, 1_000)
+    folder = Folder()
+    for logged in log:
+        folder.add(logged)
+        screen = Screen()
+        screen.parts = list(folder.parts())
+        screen_after(await talk.watch(reply.id, cursor_at(reply.id, logged.seq)), screen)
+        assert screen.text == reply.text
+        assert screen.ended

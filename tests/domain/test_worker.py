@@ -1,0 +1,65 @@
+"""Starting again after a crash, and stopping in good order."""
+
+import asyncio
+from pathlib import Path
+
+from domain.conversations import Message
+from domain.errors import ReplyErrorCode
+from domain.replies import ReplyStatus
+from persistence.database import Database
+from persistence.unit_of_work import SqlStorage
+from tertulia.services import SystemClock, open_services
+from tests.domain.conftest import Talk
+from tests.domain.test_replies import streaming
+from tests.domain.test_streaming import gated
+from tests.doubles import ScriptedModel, WordCounter, answer
+from tests.serving import settings_for
+
+
+async def after_a_crash(folder: Path, *, shown: str | None) -> Message:
+    """A reply whose owner vanished after it had shown some text; what a new server makes of it."""
+    model = ScriptedModel(gated(*([shown] if shown else []), asyncio.Event()))
+    settings = settings_for(folder)
+    async with open_services(settings, model=model, tokens=WordCounter()) as running:
+        talk = Talk(running, model)
+        sent = await talk.send()
+        await streaming(talk, sent.reply_id, shown)
+        copy = folder / "copy.db"
+        async with running.database.connect(writing=True) as connection:
+            await connection.exec_driver_sql("COMMIT")
+            await connection.exec_driver_sql(f"VACUUM INTO '{copy}'")
+    later = settings.model_copy(update={"database_url": f"sqlite:///{copy}"})
+    async with open_services(later, model=ScriptedModel(answer("again")), tokens=WordCounter()) as running:
+        return await Talk(running, model).settled(sent.reply_id)
+
+
+async def test_a_reply_that_had_shown_text_is_interrupted_and_keeps_it(tmp_path: Path) -> None:
+    reply = await after_a_crash(tmp_path, shown="Half a")
+    assert reply.text == "Half a"
+    assert reply.reply is not None
+    assert reply.reply.error is not None
+    assert reply.reply.error.code is ReplyErrorCode.INTERRUPTED
+    assert reply.reply.error.retryable
+
+
+async def test_a_reply_that_had_shown_nothing_is_asked_for_again(tmp_path: Path) -> None:
+    reply = await after_a_crash(tmp_path, shown=None)
+    assert reply.text == "again"
+    assert reply.reply is not None
+    assert (reply.reply.attempt, reply.reply.rescues) == (2, 1)
+
+
+async def test_stopping_the_server_ends_what_is_not_done_as_interrupted(tmp_path: Path) -> None:
+    model = ScriptedModel(gated("Half a", asyncio.Event()))
+    settings = settings_for(tmp_path)
+    async with open_services(settings, model=model, tokens=WordCounter()) as running:
+        talk = Talk(running, model)
+        sent = await talk.send()
+        await streaming(talk, sent.reply_id, "Half a")
+    database = Database(settings.database_url)
+    async with SqlStorage(database, SystemClock()).read() as work:
+        reply = await work.messages.watched(sent.reply_id)
+    await database.close()
+    assert reply is not None
+    assert reply.reply is not None
+    assert (reply.text, reply.reply.status) == ("Half a", ReplyStatus.FAILED)

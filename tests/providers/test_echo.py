@@ -1,0 +1,32 @@
+"""What the echo says. That it behaves like any other model is in tests/contracts/test_chat_models.py."""
+
+from domain.conversations import ModelParams, Role
+from domain.models import ChatRequest, PromptMessage, TextChunk
+from providers.echo import ECHO_MODEL, EchoChatModel
+from tests.providers.asking import request
+
+
+async def _say(asked: ChatRequest) -> list[str]:
+    stream = EchoChatModel(pause=0).stream(asked)
+    return [chunk.text async for chunk in stream if isinstance(chunk, TextChunk)]
+
+
+async def test_the_echo_repeats_what_was_said_last() -> None:
+    messages = tuple(PromptMessage(role, (role.lower(),)) for role in (Role.USER, Role.ASSISTANT))
+    again = PromptMessage(Role.USER, ("  Two  words,\nnew line ", "and {more}"))
+    said = "".join(await _say(ChatRequest(ECHO_MODEL.name, (*messages, again), ModelParams(), "reply_1")))
+    assert said.endswith("You said:   Two  words,\nnew line \n\nand {more}")
+
+
+async def test_the_echo_names_the_cure() -> None:
+    said = "".join(await _say(request(model=ECHO_MODEL.name)))
+    assert all(word in said for word in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "make run", "not a language model"))
+
+
+async def test_the_echo_speaks_word_by_word() -> None:
+    assert all(len(piece.split()) == 1 for piece in await _say(request(model=ECHO_MODEL.name)))
+
+
+async def test_the_echo_answers_a_conversation_without_a_user() -> None:
+    said = await _say(ChatRequest(ECHO_MODEL.name, (PromptMessage(Role.SYSTEM, ("Be kind.",)),), ModelParams(), "r"))
+    assert said[-1] == " nothing."
