@@ -26,6 +26,8 @@ from providers.errors import never_sent, option_refused, provider_failures
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _OFFICIAL_HOST = "api.openai.com"
+_CONNECTIONS = httpx2.Limits(max_connections=10_000, keepalive_expiry=30.0)
+"""How many replies are written at a time is decided elsewhere: nobody shall wait for a connection here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,9 @@ def _client(provider: Provider, limits: TimeLimits) -> AsyncOpenAI:
         api_key=provider.api_key or "none",
         max_retries=0,
         timeout=timeout,
-        http_client=DefaultAioHttpClient(timeout=timeout, follow_redirects=False, trust_env=host not in _LOOPBACK),
+        http_client=DefaultAioHttpClient(
+            timeout=timeout, limits=_CONNECTIONS, follow_redirects=False, trust_env=host not in _LOOPBACK
+        ),
     )
     if host != _OFFICIAL_HOST:
         client.organization = client.project = None

@@ -149,7 +149,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def redacted(text: str, secret: str = "") -> str:
     """At most DETAIL_CHARACTERS of `text`, without the secret and without anything that looks like a key."""
     if secret:
-        pass
+        text = text.replace(secret, "[key]")
     return _KEY_LIKE.sub("[key]", text)[:DETAIL_CHARACTERS]
 
 

@@ -14,8 +14,8 @@ import uvicorn
 
 from domain.ports import ChatModel
 from tertulia.main import create_app
-from tertulia.serving import uvicorn_config
 from tertulia.services import Running
+from tertulia.serving import uvicorn_config
 from tertulia.settings import Settings
 
 

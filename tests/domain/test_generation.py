@@ -6,9 +6,9 @@ import pytest
 
 from domain.conversations import PartKind
 from domain.errors import ProviderError, ReplyErrorCode
+from domain.events import Retrying
 from domain.models import FinishChunk, ReasoningChunk, RequestStarted, RetryChunk, TextChunk
 from domain.replies import FinishReason, ReplyStatus, Usage
-from domain.events import Retrying
 from tests.domain.conftest import Talk
 from tests.doubles import ScriptedModel, answer
 
