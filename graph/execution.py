@@ -1,21 +1,31 @@
-"""How operations are executed: our executor, and errors masked on every path.
+"""How operations are executed: our executor, errors masked on every path, and results told apart for the transports.
 
 The executor remembers collected subfields by the field *nodes*. graphql-core 3.3.2 keys that memo by the identity of
 a list which is new for every event of a subscription, so its memo grows with the stream (about 1.5 KB per event) and
 is never hit; keyed by nodes, which live as long as the document, memory stays flat and events are cheaper.
+
+Nothing here knows transports: how each kind of result is put on the wire is theirs.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import strawberry
-from graphql import GraphQLObjectType
+from graphql import GraphQLError, GraphQLObjectType
 from graphql.execution.collect_fields import CollectedFields, FieldDetailsList, collect_subfields
+from strawberry.exceptions import MissingQueryError
 from strawberry.extensions.runner import SchemaExtensionsRunner
 from strawberry.schema._graphql_core import ResultType
+from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 from strawberry.types import ExecutionContext, ExecutionResult
+from strawberry.types.execution import PreExecutionError
+from strawberry.types.graphql import OperationType
 
+from domain.errors import ErrorCode
 from graph.errors import Unexpected, masked
+
+ABOUT_THE_REQUEST = (MissingQueryError, CannotGetOperationTypeError, InvalidOperationTypeError)
 
 
 class ReplyExecutor(StrawberryGraphQLCoreExecutionContext):
@@ -38,8 +48,22 @@ class ReplyExecutor(StrawberryGraphQLCoreExecutionContext):
         return collected
 
 
+@dataclass
+class Interrupted(ExecutionResult):
+    """A subscription that could not go on, or not begin yet: the same one may work again in a moment.
+
+    Strawberry hands on an exception of a subscription's generator as one more result, after which the stream ends as
+    if it were whole. This type tells the transports to break off instead, so that the client resumes.
+    """
+
+
 class MaskingSchema(strawberry.Schema):
-    """A schema whose unexpected errors go out under a correlation id only."""
+    """A schema whose unexpected errors go out under a correlation id only.
+
+    Its results are of four kinds: ExecutionResult; PreExecutionError where the request was refused before anything
+    was executed, which has no `data`; Interrupted; and, from `execute` alone, never from `stream`, an exception of
+    ABOUT_THE_REQUEST.
+    """
 
     unexpected: Unexpected = staticmethod(lambda _id, _error: None)
 
@@ -53,8 +77,31 @@ class MaskingSchema(strawberry.Schema):
     ) -> ExecutionResult:
         if isinstance(result, ExecutionResult) or hasattr(result, "errors"):
             if result.errors:
-                result.errors = [masked(error, self.unexpected) for error in result.errors]
-        return await super()._handle_execution_result(context, result, extensions_runner, skip_process_errors=True)
+                result.errors = [self._shown(error) for error in result.errors]
+        handled = await super()._handle_execution_result(context, result, extensions_runner, skip_process_errors=True)
+        return handled if handled.data is not None or not handled.errors else _without_data(context, handled)
+
+    def _shown(self, error: GraphQLError) -> GraphQLError:
+        return error if isinstance(error.original_error, ABOUT_THE_REQUEST) else masked(error, self.unexpected)
 
     def process_errors(self, errors: list[Any], execution_context: ExecutionContext | None = None) -> None:
         """Nothing: `unexpected` has logged what needs logging, and users' mistakes do not."""
+
+
+def _without_data(context: ExecutionContext, result: ExecutionResult) -> ExecutionResult:
+    """Which kind a result without data is. Errors of execution have a path, those of the request have none."""
+    errors = result.errors or []
+    refused = isinstance(result, PreExecutionError)
+    if _subscribes(context):
+        unavailable = any((error.extensions or {}).get("code") == ErrorCode.UNAVAILABLE.value for error in errors)
+        return result if refused and not unavailable else Interrupted(None, errors, result.extensions)
+    if not refused and all(error.path is None for error in errors):
+        return PreExecutionError(None, errors, result.extensions)
+    return result
+
+
+def _subscribes(context: ExecutionContext) -> bool:
+    try:
+        return context.operation_type is OperationType.SUBSCRIPTION
+    except RuntimeError:  # the document could not be parsed, or has no such operation
+        return False

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -78,6 +79,8 @@ class Server(uvicorn.Server):
 
 def greeting(address: tuple[str, int]) -> str:
     host, port = address[0], address[1]
+    if ip_address(host).is_unspecified:
+        host = "127.0.0.1"
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     query = 'mutation { sendMessage(input: {text: \\"What is a tertulia?\\", waitMs: 30000}) { reply { text } } }'
     return (

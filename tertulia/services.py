@@ -148,9 +148,8 @@ def only_server(file: Path) -> FileLock:
 async def _load_tokens(settings: Settings) -> TokenCounter:
     """Token ranks, loaded before the first request; without them counts are estimates."""
     counter = TiktokenCounter(settings.cache_folder)
-    missing = await asyncio.to_thread(counter.load)
-    for name in missing:
-        log.warning("token ranks are missing; counts are estimates", ranks=name)
+    if not await asyncio.to_thread(counter.load):
+        log.warning("the token ranks are missing: every count is an estimate")
     return counter
 
 

@@ -95,6 +95,14 @@ async def test_a_child_that_dies_comes_back_at_the_same_address(process: LocalMo
 
 
 @needs_the_model
+async def test_the_child_gets_none_of_the_servers_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert WEIGHTS is not None
+    monkeypatch.setenv("OPENAI_API_KEY", "key of this server")
+    async with LocalModelProcess(WEIGHTS) as process:
+        assert "key of this server" not in Path(f"/proc/{process.pid}/environ").read_text()
+
+
+@needs_the_model
 async def test_leaving_the_context_ends_the_child() -> None:
     assert WEIGHTS is not None
     async with LocalModelProcess(WEIGHTS) as process:

@@ -1,0 +1,94 @@
+"""What the endpoint is asked: body, parameters and headers of the request."""
+
+import json
+
+import pytest
+
+from domain.conversations import ModelParams, Role
+from domain.models import ChatRequest, PromptMessage, RetryChunk
+from tests.providers.asking import KEY, MODEL, Asking, asking, request
+from tests.providers.endpoint import WHOLE, ScriptedEndpoint, status, stream
+
+
+async def test_only_parameters_that_are_given_are_sent(endpoint: ScriptedEndpoint, chat: Asking) -> None:
+    endpoint.replies(stream(WHOLE))
+    await chat.chunks()
+    assert endpoint.requests[0].body == {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "Hello?"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+async def test_every_parameter_arrives_under_its_name(endpoint: ScriptedEndpoint, chat: Asking) -> None:
+    endpoint.replies(stream(WHOLE))
+    params = ModelParams(temperature=0.0, top_p=0.5, max_tokens=7, stop=("a", "b"), seed=0)
+    await chat.chunks(request(params=params))
+    sent = endpoint.requests[0].body
+    assert {name: sent[name] for name in ("temperature", "top_p", "max_tokens", "stop", "seed")} == {
+        "temperature": 0.0,
+        "top_p": 0.5,
+        "max_tokens": 7,
+        "stop": ["a", "b"],
+        "seed": 0,
+    }
+
+
+@pytest.mark.parametrize("name", ["o1", "o3-mini", "o4-mini", "gpt-5", "gpt-5.1-codex", "openai/gpt-5-mini"])
+async def test_reasoning_models_get_their_own_name_for_the_limit(endpoint: ScriptedEndpoint, name: str) -> None:
+    endpoint.replies(stream(WHOLE))
+    async with asking(endpoint, name) as chat:
+        await chat.chunks(request(model=name, params=ModelParams(max_tokens=7)))
+    assert endpoint.requests[0].body["max_completion_tokens"] == 7
+    assert "max_tokens" not in endpoint.requests[0].body
+
+
+@pytest.mark.parametrize("name", ["gpt-4o", "o1lama", "llama-o3-merge", "gpt-50x"])
+async def test_other_models_get_max_tokens(endpoint: ScriptedEndpoint, name: str) -> None:
+    endpoint.replies(stream(WHOLE))
+    async with asking(endpoint, name) as chat:
+        await chat.chunks(request(model=name, params=ModelParams(max_tokens=7)))
+    assert endpoint.requests[0].body["max_tokens"] == 7
+
+
+async def test_roles_and_several_texts_are_sent_as_the_api_wants(endpoint: ScriptedEndpoint, chat: Asking) -> None:
+    endpoint.replies(stream(WHOLE))
+    messages = (
+        PromptMessage(Role.SYSTEM, ("Be brief.",)),
+        PromptMessage(Role.USER, ("one", "two")),
+        PromptMessage(Role.ASSISTANT, ("Yes.",)),
+    )
+    await chat.chunks(ChatRequest(MODEL, messages, ModelParams(), "reply_1"))
+    assert endpoint.requests[0].body["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
+        {"role": "assistant", "content": "Yes."},
+    ]
+
+
+async def test_the_key_goes_to_its_own_endpoint(endpoint: ScriptedEndpoint, chat: Asking) -> None:
+    endpoint.replies(stream(WHOLE))
+    await chat.chunks()
+    assert endpoint.requests[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+async def test_the_openai_account_of_the_environment_goes_to_no_other_endpoint(
+    endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-secret")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-secret")
+    endpoint.replies(stream(WHOLE))
+    async with asking(endpoint) as chat:
+        await chat.chunks()
+    assert "secret" not in json.dumps(dict(endpoint.requests[0].headers))
+
+
+async def test_an_endpoint_that_refuses_stream_options_is_asked_without_them(
+    endpoint: ScriptedEndpoint, chat: Asking
+) -> None:
+    refusal = status(400, {"error": {"message": "Unknown parameter: stream_options"}})
+    endpoint.replies(refusal, stream(WHOLE), stream(WHOLE))
+    assert RetryChunk(0) in await chat.chunks()
+    await chat.chunks()
+    assert ["stream_options" in received.body for received in endpoint.requests] == [True, False, False]
