@@ -8,6 +8,7 @@ again, so a lost answer doubles nothing. Nothing here knows models, prompts or r
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import replace
 from enum import Enum, auto
 
@@ -100,13 +101,20 @@ class Tail:
 
     # ── the readers' side ──
 
+    async def wait_ended(self, seconds: float) -> None:
+        """Wait for the end, or for the loss of the lease, at most so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.ended.wait()
+
     def after(self, seq: int) -> list[LoggedEvent] | None:
-        """Committed events with higher numbers; None when this memory does not reach back (or forward) to `seq`."""
+        """Committed events with higher numbers; None when this memory cannot tell.
+
+        It reaches back KEPT_EVENTS events, not forward, and knows nothing more once the lease is lost.
+        """
         behind = self._folder.seq - seq
-        if behind < 0 or behind > len(self._kept):
+        if not 0 <= behind <= len(self._kept) or self.halt is Halt.LOST:
             return None
-        if behind == len(self._kept):
-            return list(self._kept)
         return [self._kept[i] for i in range(len(self._kept) - behind, len(self._kept))]
 
     def text_so_far(self) -> str:
@@ -148,7 +156,15 @@ class Tail:
 class Journal:
     """Run `run()` for as long as anything is generated; `open()` a tail for each claimed reply."""
 
-    def __init__(self, storage: Storage, notifier: Notifier, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        notifier: Notifier,
+        telemetry: Telemetry,
+        *,
+        patience: float = STORAGE_PATIENCE_SECONDS,
+    ) -> None:
+        self._patience = patience
         self._storage = storage
         self._notifier = notifier
         self._telemetry = telemetry
@@ -184,7 +200,7 @@ class Journal:
         while True:
             await self._anything.wait()
             await self._until_due()
-            urgent_only = self.clock() < self._due
+            urgent_only = bool(self._urgent) and self.clock() < self._due
             chosen = self._urgent if urgent_only else self._waiting
             batch = list(chosen.values())
             for tail in batch:
@@ -201,11 +217,9 @@ class Journal:
         remaining = self._due - self.clock()
         if remaining <= 0 or self._urgent:
             return
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(remaining):
                 await self._hurry.wait()
-        except TimeoutError:
-            return
 
     async def _flush(self, batch: list[Tail]) -> None:
         entries = [tail.take() for tail in batch]
@@ -229,7 +243,7 @@ class Journal:
                     return results
             except (Unavailable, StorageError) as error:
                 self._telemetry.work_failed(error)
-            if self.clock() - started > STORAGE_PATIENCE_SECONDS:
+            if self.clock() - started > self._patience:
                 for tail in self.live():
                     tail.stop(Halt.STORAGE)
             await asyncio.sleep(pause)

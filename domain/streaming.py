@@ -67,7 +67,7 @@ class ReplyStream:
         self._telemetry = telemetry
 
     async def follow(self, user_id: str, reply_id: str, after: str | None) -> AsyncGenerator[StreamedEvent, None]:
-        """The events after a cursor, until the terminal one.
+        """The events after a cursor, until the terminal one; whoever stops before that closes the generator.
 
         Raises NotFound at once, before the stream begins, when the reply is absent, foreign or was not generated.
         """
@@ -78,7 +78,7 @@ class ReplyStream:
         return self._follow(Reader(self._storage, self._journal, message, position_in(reply_id, after)))
 
     async def settled(self, reply_id: str, seconds: float) -> None:
-        """Wait until the reply has ended, at most so long."""
+        """Wait until the reply has ended, at most so long: without asking the database while it is made here."""
         async with self._notifier.listen(reply_topic(reply_id)) as bell:
             deadline = self._journal.clock() + seconds
             while (remaining := deadline - self._journal.clock()) > 0:
@@ -86,7 +86,10 @@ class ReplyStream:
                     progress = await work.replies.progress(reply_id)
                 if progress is None or progress.status.settled:
                     return
-                await bell.wait(min(POLL_SECONDS, remaining))
+                if (tail := self._journal.tail(reply_id)) is not None:
+                    await tail.wait_ended(remaining)
+                else:
+                    await bell.wait(min(POLL_SECONDS, remaining))
 
     async def _follow(self, reader: "Reader") -> AsyncGenerator[StreamedEvent, None]:
         self._telemetry.stream_opened()

@@ -55,6 +55,7 @@ class ReplyWorker:
     ) -> None:
         self.owner = ids.new("work")
         self.draining = False
+        self.failed = False
         self._storage = storage
         self._notifier = notifier
         self._journal = journal
@@ -67,7 +68,17 @@ class ReplyWorker:
         self._making: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        """Work until cancelled. On an embedded database every earlier lease is over: recovery begins at once."""
+        """Work until cancelled. On an embedded database every earlier lease is over: recovery begins at once.
+
+        Failures of the database are survived. Anything else that ends it sets `failed`: the process must be replaced.
+        """
+        try:
+            await self._run()
+        except Exception as error:
+            self.failed = True
+            self._telemetry.work_failed(error)
+
+    async def _run(self) -> None:
         if self._storage.embedded:
             await self._tried(self._forget_all())
         await self._tried(self._beat())

@@ -12,6 +12,7 @@ from typing import Any
 
 import strawberry
 from graphql import GraphQLError, GraphQLObjectType
+from graphql.execution import ExperimentalIncrementalExecutionResults
 from graphql.execution.collect_fields import CollectedFields, FieldDetailsList, collect_subfields
 from strawberry.exceptions import MissingQueryError
 from strawberry.extensions.runner import SchemaExtensionsRunner
@@ -75,9 +76,8 @@ class MaskingSchema(strawberry.Schema):
         *,
         skip_process_errors: bool = False,
     ) -> ExecutionResult:
-        if isinstance(result, ExecutionResult) or hasattr(result, "errors"):
-            if result.errors:
-                result.errors = [self._shown(error) for error in result.errors]
+        if not isinstance(result, ExperimentalIncrementalExecutionResults) and result.errors:
+            result.errors = [self._shown(error) for error in result.errors]
         handled = await super()._handle_execution_result(context, result, extensions_runner, skip_process_errors=True)
         return handled if handled.data is not None or not handled.errors else _without_data(context, handled)
 

@@ -1,17 +1,27 @@
 """The whole schema: the roots merged, limits on documents, and the SDL that `schema.graphql` is printed from."""
 
+from asyncio import CancelledError
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 
 from graphql import (
     DocumentNode,
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLError,
     GraphQLInputObjectType,
     GraphQLInterfaceType,
     GraphQLObjectType,
     GraphQLSchema,
+    InlineFragmentNode,
+    SelectionSetNode,
     Undefined,
+    get_operation_ast,
     parse,
+    specified_rules,
 )
 from strawberry.extensions import SchemaExtension
 from strawberry.printer import print_schema
@@ -32,40 +42,81 @@ from graph.streaming import EVENT_TYPES, Subscription
 
 MAX_TOKENS = 1_000
 CACHED_DOCUMENTS = 128
+CACHED_CHARACTERS = 16_384
+"""Longer documents carry texts instead of variables: they never come again, and would fill the memory."""
 
 Query = merge_types("Query", (ConversationQuery, ModelQuery, ServerQuery))
 Mutation = merge_types("Mutation", (ReplyMutation, ConversationMutation))
 
 
 @lru_cache(maxsize=CACHED_DOCUMENTS)
-def _parsed(query: str) -> DocumentNode:
-    return parse(query, max_tokens=MAX_TOKENS)
+def _prepared(schema: GraphQLSchema, query: str) -> tuple[DocumentNode, list[GraphQLError]]:
+    """The document and what is wrong with it. Raises GraphQLError when it cannot be parsed."""
+    document = parse(query, max_tokens=MAX_TOKENS)
+    return document, [_of_the_document(error) for error in validate_document(schema, document, specified_rules)]
 
 
-_validated = lru_cache(maxsize=CACHED_DOCUMENTS)(validate_document)
+def _of_the_document(error: GraphQLError) -> GraphQLError:
+    """Without the exception of the scalar that refused a literal, so that nobody takes it for a fault of ours."""
+    return GraphQLError(error.message, nodes=error.nodes, source=error.source, positions=error.positions)
 
 
 class OperationExtension(SchemaExtension):
-    """Gives every operation a fresh context, and parses and validates each document once."""
+    """Gives every operation a fresh context, parses and validates each document once, and reports how it ended."""
+
+    errors_of_document: list[GraphQLError] | None = None
 
     def on_operation(self) -> Iterator[None]:
-        context = self.execution_context.context
-        if isinstance(context, Context):
-            self.execution_context.context = context.fresh()
-        yield
+        execution = self.execution_context
+        context = execution.context
+        if not isinstance(context, Context):
+            yield
+            return
+        execution.context = context.fresh()
+        outcome = "error"
+        try:
+            yield
+            outcome = "error" if execution.pre_execution_errors else "ok"
+        except (GeneratorExit, CancelledError):  # the client left, which is its right
+            outcome = "error" if execution.pre_execution_errors else "ok"
+            raise
+        finally:
+            context.services.observe(*self._label(), outcome)
 
     def on_parse(self) -> Iterator[None]:
-        if self.execution_context.query:
-            self.execution_context.graphql_document = _parsed(self.execution_context.query)
+        """A document that cannot be parsed is left to Strawberry: raised from here, its error would be a crash."""
+        execution = self.execution_context
+        execution.parse_options = {"max_tokens": MAX_TOKENS}
+        query = execution.query or ""
+        prepare = _prepared if len(query) <= CACHED_CHARACTERS else _prepared.__wrapped__
+        with suppress(GraphQLError):
+            execution.graphql_document, self.errors_of_document = prepare(execution.schema._schema, query)
         yield
 
     def on_validate(self) -> Iterator[None]:
-        execution = self.execution_context
-        assert execution.graphql_document is not None
-        execution.pre_execution_errors = _validated(
-            execution.schema._schema, execution.graphql_document, execution.validation_rules
-        )
+        self.execution_context.pre_execution_errors = self.errors_of_document
         yield
+
+    def _label(self) -> tuple[str, str]:
+        """Root field and type of the operation. Names that clients make up would be labels without number."""
+        execution = self.execution_context
+        document = execution.graphql_document
+        if document is None or self.errors_of_document:
+            return "invalid", "unknown"
+        operation = get_operation_ast(document, execution.operation_name)
+        if operation is None:
+            return "invalid", "unknown"
+        fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
+        return _first_field(operation.selection_set, fragments), operation.operation.value
+
+
+def _first_field(selections: SelectionSetNode, fragments: dict[str, FragmentDefinitionNode]) -> str:
+    first = selections.selections[0]
+    if isinstance(first, FieldNode):
+        return first.name.value
+    inner = fragments[first.name.value] if isinstance(first, FragmentSpreadNode) else first
+    assert isinstance(inner, FragmentDefinitionNode | InlineFragmentNode)
+    return _first_field(inner.selection_set, fragments)
 
 
 def build_schema(unexpected: Unexpected | None = None) -> MaskingSchema:

@@ -1,6 +1,7 @@
 """The reply stream as a subscription: domain events to GraphQL types."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import strawberry
 
@@ -72,9 +73,10 @@ def reply_event(streamed: StreamedEvent) -> ReplyEvent:
             return ReplyFinished(cursor=cursor, reply=Message.of(message))
 
 
-async def _reply_events(stream: AsyncIterator[StreamedEvent]) -> AsyncGenerator[ReplyEvent, None]:
-    async for streamed in stream:
-        yield reply_event(streamed)
+async def _reply_events(stream: AsyncGenerator[StreamedEvent, None]) -> AsyncGenerator[ReplyEvent, None]:
+    async with aclosing(stream):
+        async for streamed in stream:
+            yield reply_event(streamed)
 
 
 @strawberry.type

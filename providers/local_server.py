@@ -75,7 +75,7 @@ def _quiet_and_private(params: Any) -> None:  # noqa: ANN401
 
 
 def _sane_sampling(sampling: Any) -> None:  # noqa: ANN401
-    """Cooler than its authors recommend (0.2), where the quantised model loses the thread; the penalty prevents loops."""
+    """Cooler than its authors recommend: at 0.2 the quantised model loses the thread. The penalty prevents loops."""
     sampling.temp = 0.1
     sampling.top_p = 0.9
     sampling.penalty_repeat = 1.1

@@ -56,9 +56,10 @@ async def first_page(request: Request) -> Response:
 
 
 @router.get("/healthz", include_in_schema=False)
-async def healthz() -> Response:
-    """The process lives and its event loop turns."""
-    return JSONResponse({"status": "ok"})
+async def healthz(request: Request) -> Response:
+    """The process lives, its event loop turns, and its worker works: what is not so is cured by a new process."""
+    failed = running(request).worker.failed
+    return JSONResponse({"status": "failed" if failed else "ok"}, status_code=503 if failed else 200)
 
 
 @router.get("/readyz", include_in_schema=False)
@@ -70,7 +71,7 @@ async def readyz(request: Request) -> Response:
 
 
 async def readiness(server: Running) -> dict[str, str]:
-    checks = {"database": "ok", "migrations": "ok", "model": "ok", "draining": "ok"}
+    checks = {"database": "ok", "migrations": "ok", "model": "ok", "worker": "ok", "draining": "ok"}
     try:
         await server.storage.ping()
         if await schema.current_revision(server.database) != schema.newest_revision():
@@ -79,6 +80,8 @@ async def readiness(server: Running) -> dict[str, str]:
         checks["database"] = checks["migrations"] = "unreachable"
     if not server.model.models():
         checks["model"] = "none"
+    if server.worker.failed:
+        checks["worker"] = "failed"
     if server.worker.draining:
         checks["draining"] = "shutting down"
     return checks

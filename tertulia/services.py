@@ -83,6 +83,8 @@ async def open_services(
         model = model or await _open_model(settings, stack, telemetry)
         journal = Journal(storage, notifier, telemetry)
         stream = ReplyStream(storage, notifier, journal, telemetry)
+        if not settings.loopback_only:
+            log.warning("there are no accounts: everybody who reaches this server shares one user", host=settings.host)
         rules = Rules(settings.max_message_characters)
         defaults = _defaults(settings, model)
         conversations = ConversationService(storage, notifier, model, tokens, clock, ids, rules, defaults)

