@@ -44,6 +44,8 @@ class Notes:
 
     input_tokens: int = 0
     requests: int = 0
+    accepted: bool = False
+    """Whether a request got as far as costing tokens."""
     request_id: str | None = None
     first_token_at: datetime | None = None
     reasoning_from: datetime | None = None
@@ -92,8 +94,9 @@ class ReplyGenerator:
     async def _answer(self, lease: Lease, tail: Tail, notes: Notes) -> Outcome:
         model, prompt = await self._prompt(lease)
         notes.input_tokens = prompt.input_tokens
-        request = ChatRequest(model.name, prompt.messages, lease.settings.params, lease.reply_id)
+        request = ChatRequest(model.name, prompt.messages, lease.settings.params, lease.reply_id, lease.conversation_id)
         writer = PartWriter(tail, notes, self._clock)
+        notes.requests = 1
         finish: FinishChunk | None = None
         async with aclosing(self._model.stream(request)) as chunks:
             async for chunk in chunks:
@@ -139,11 +142,10 @@ class ReplyGenerator:
     async def _outcome(self, tail: Tail, notes: Notes, status: ReplyStatus, reason: FinishReason) -> Outcome:
         """The end of an attempt with our own count of its tokens, flagged as an estimate."""
         token_count = await count_tokens(self._tokens, tail.lease.settings.model or "", tail.text_so_far())
-        asked = notes.requests > 0
         return Outcome(
             status,
             reason,
-            usage=Usage(notes.input_tokens if asked else 0, token_count, estimated=True),
+            usage=Usage(notes.input_tokens if notes.accepted else 0, token_count, estimated=True),
             requests=notes.requests,
             request_id=notes.request_id,
             first_token_at=notes.first_token_at,
@@ -169,11 +171,11 @@ class PartWriter:
             case ReasoningChunk(text):
                 self._append(PartKind.REASONING, text)
             case RequestStarted(request_id):
-                self._notes.requests += 1
+                self._notes.accepted = True
                 self._notes.request_id = request_id
             case RetryChunk(delay_ms):
                 self._notes.requests += 1
-                self._tail.append(Retrying(self._notes.requests + 1, delay_ms))
+                self._tail.append(Retrying(self._notes.requests, delay_ms))
             case _:
                 pass
 

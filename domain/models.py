@@ -45,6 +45,7 @@ class ChatRequest:
     messages: tuple[PromptMessage, ...]
     params: ModelParams
     reply_id: str
+    conversation_id: str
 
 
 @dataclass(frozen=True, slots=True)

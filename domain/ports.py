@@ -31,7 +31,7 @@ class Ids(Protocol):
 
 class TokenCounter(Protocol):
     def count(self, model: str, text: str) -> int:
-        """Tokens of `text` for `model`. Never raises; over-estimates when it does not know the model's ranks."""
+        """Tokens of `text` for `model`, an estimate where its ranks are not known. Never raises."""
         ...
 
     def is_exact(self, model: str) -> bool:

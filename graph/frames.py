@@ -98,16 +98,16 @@ class EventStream(Response):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        tasks = [
-            asyncio.create_task(work)
-            for work in (self._stream(send), self._heartbeats(send), self._client_left(receive))
-        ]
+        work = (self._stream(send), self._heartbeats(send), self._client_left(receive))
+        tasks = [asyncio.create_task(each) for each in work]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        if isinstance(ends[0], Exception) and not isinstance(ends[0], TimeoutError):
+            raise ends[0]
 
     async def _stream(self, send: Send) -> None:
         async with aclosing(self._results) as results:

@@ -7,12 +7,13 @@ and gets a status of its own, whatever the client accepts. Nothing here knows th
 import re
 from dataclasses import dataclass, field
 from email.message import Message
+from functools import lru_cache
 from typing import Any
 
 import orjson
 from starlette.requests import Request
 
-ALLOWED = {"allow": "GET, POST"}
+CACHED_HEADERS = 256
 HISTORY = re.compile(r"\bhistory\s*:")
 
 
@@ -60,13 +61,14 @@ async def asked(request: Request, max_bytes: int) -> Asked:
     return _checked(parameters)
 
 
-def accepted(request: Request) -> list[MediaType]:
-    """What the client accepts, what it likes best first."""
-    header = request.headers.get("accept", "")
+@lru_cache(maxsize=CACHED_HEADERS)
+def accepted(header: str) -> tuple[MediaType, ...]:
+    """What the client accepts by its Accept header, what it likes best first."""
     found = [media_type(part) for part in header.split(",") if part.strip()]
-    return sorted((each for each in found if each.quality > 0), key=lambda each: -each.quality)
+    return tuple(sorted((each for each in found if each.quality > 0), key=lambda each: -each.quality))
 
 
+@lru_cache(maxsize=CACHED_HEADERS)
 def media_type(text: str) -> MediaType:
     parsed = Message()
     parsed["content-type"] = text.strip()

@@ -1,39 +1,172 @@
-"""The HTTP and WebSocket faces of the schema. Protocol only: nothing here knows what is asked for."""
+"""The HTTP and WebSocket faces of the schema: what is answered, in which media type and with which status.
 
-from collections.abc import Awaitable, Callable
+HTTP is answered here and not by Strawberry's view: that one keeps a response on the router, where concurrent requests
+overwrite each other's, and answers errors as plain text. Sockets are Strawberry's, see `sockets.py`. Protocol only:
+nothing here knows what is asked for.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import orjson
+from graphql import GraphQLError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from strawberry.fastapi import GraphQLRouter
-from strawberry.schema import BaseSchema
-from strawberry.subscriptions import (
-    GRAPHQL_SSE_PROTOCOL,
-    GRAPHQL_TRANSPORT_WS_PROTOCOL,
-    MULTIPART_SUBSCRIPTION_PROTOCOL,
-)
+from strawberry.schema.exceptions import InvalidOperationTypeError
+from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
+from strawberry.types import ExecutionResult
+from strawberry.types.execution import PreExecutionError
+from strawberry.types.graphql import OperationType
 
+from domain.errors import ErrorCode
 from graph.context import Context
+from graph.execution import MaskingSchema
+from graph.frames import MULTIPART, SERVER_SENT_EVENTS, EventStream, Framing, encoded
+from graph.requests import Asked, MediaType, Refused, accepted, asked
+from graph.sockets import SocketHandler, TimedSocket
 
-INIT_SECONDS = 10
-OPERATIONS_PER_SOCKET = 20
+JSON = "application/json"
+GRAPHQL_JSON = "application/graphql-response+json"
+READING = {OperationType.QUERY, OperationType.SUBSCRIPTION}
+STATUS_OF_CODES = {"INTERNAL": 500, ErrorCode.UNAVAILABLE.value: 503}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may take of the server. The defaults are those of docs and settings."""
+
+    body_bytes: int = 262_144
+    """Of a request without `history`; with it, and in all, the application's own limit on bodies rules."""
+    init_seconds: float = 10
+    operations_per_socket: int = 20
+    send_seconds: float = 40
+    heartbeat_seconds: float | None = None
+    """Of streams over HTTP; None leaves it to each protocol."""
 
 
 class Router(GraphQLRouter[Context, None]):
+    websocket_adapter_class = TimedSocket
+    graphql_transport_ws_handler_class = SocketHandler
+    schema: MaskingSchema
+
+    def __init__(self, schema: MaskingSchema, limits: Limits, graphiql_path: str | None, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(schema, **options)
+        self.limits = limits
+        self.send_seconds = limits.send_seconds
+        self._graphiql_path = graphiql_path
+
     def encode_json(self, data: object) -> str:
+        """Text: bytes would become binary frames, which graphql-ws does not read."""
         return orjson.dumps(data).decode()
+
+    def decode_json(self, data: str | bytes) -> object:
+        return orjson.loads(data)
+
+    async def run(self, request: Any, context: Any = None, root_value: Any = None) -> Any:  # noqa: ANN401  of both kinds
+        if self.is_websocket_request(request):
+            return await super().run(request, context, root_value)
+        try:
+            return await self._answer(request, context)
+        except Refused as refused:
+            return JSONResponse({"errors": [{"message": refused.message}]}, refused.status, refused.headers)
+        except ClientDisconnect:
+            return Response(status_code=400)
+
+    async def _answer(self, request: Request, context: Context) -> Response:
+        wanted = _answer_type(accepted(request.headers.get("accept", "")))
+        if self._graphiql_path and _is_a_person(request):
+            return RedirectResponse(self._graphiql_path, status_code=303)
+        operation = await asked(request, self.limits.body_bytes)
+        if isinstance(wanted, Framing):
+            results = await self._results(operation, context, _allowed(request, READING))
+            return EventStream(wanted, results, self.limits.send_seconds, self.limits.heartbeat_seconds)
+        results = await self._results(operation, context, _allowed(request, {OperationType.QUERY}))
+        async with aclosing(results):
+            return _response([result async for result in results][-1], wanted)
+
+    async def _results(
+        self, operation: Asked, context: Context, allowed: set[OperationType]
+    ) -> AsyncGenerator[ExecutionResult, None]:
+        results: Any = await self.schema.stream(
+            operation.query,
+            variable_values=operation.variables,
+            context_value=context,
+            operation_name=operation.operation_name,
+            operation_extensions=operation.extensions,
+            allowed_operation_types=allowed,
+        )
+        stream: AsyncGenerator[ExecutionResult, None] = results
+        return stream
+
+
+def _allowed(request: Request, types: set[OperationType]) -> set[OperationType]:
+    """A GET must be safe to follow and to repeat, so it never mutates."""
+    return types | ({OperationType.MUTATION} if request.method == "POST" else set())
+
+
+def _is_a_person(request: Request) -> bool:
+    """A browser that opened the address itself."""
+    accepts_pages = "text/html" in request.headers.get("accept", "")
+    return accepts_pages and request.method == "GET" and "query" not in request.query_params
+
+
+def _answer_type(accept: tuple[MediaType, ...]) -> str | Framing:
+    """The first that we have; plain JSON where there is none, which the specification allows."""
+    for wanted in accept:
+        if wanted.name in (JSON, GRAPHQL_JSON):
+            return wanted.name
+        if wanted.name == "text/event-stream":
+            return SERVER_SENT_EVENTS
+        if wanted.name == "multipart/mixed" and wanted.parameters.get("subscriptionspec", "").startswith("1."):
+            return MULTIPART
+        if wanted.name in ("*/*", "application/*"):
+            return JSON
+    return JSON
+
+
+def _response(result: ExecutionResult, media_type: str) -> Response:
+    """One result. A request that was refused is 200 in application/json, which old clients expect, and 4xx or 5xx in
+    application/graphql-response+json, as GraphQL over HTTP has it."""
+    status = 200
+    if isinstance(result, PreExecutionError) and result.errors:
+        status = _status_of_refusal(result.errors[0])
+    if status == 400 and media_type == JSON:
+        status = 200
+    return Response(encoded(result), status, media_type=f"{media_type}; charset=utf-8")
+
+
+def _status_of_refusal(error: GraphQLError) -> int:
+    """Raises Refused where HTTP has its own word for it."""
+    original = error.original_error
+    if isinstance(original, InvalidOperationTypeError):
+        if original.operation_type is OperationType.MUTATION:
+            raise Refused(405, "A mutation needs POST.", {"allow": "POST"})
+        raise Refused(406, "A subscription needs `accept: text/event-stream`, Apollo's multipart, or a WebSocket.")
+    return STATUS_OF_CODES.get((error.extensions or {}).get("code", ""), 400)
 
 
 def build_router(
-    schema: BaseSchema, context: Callable[..., Awaitable[Context]], allowed_origins: tuple[str, ...]
+    schema: MaskingSchema,
+    context: Callable[..., Awaitable[Context]],
+    allowed_origins: tuple[str, ...] = (),
+    limits: Limits | None = None,
+    graphiql_path: str | None = None,
 ) -> Router:
+    """The router for /graphql. `context` makes the context of a connection, as a FastAPI dependency."""
+    limits = limits or Limits()
     return Router(
         schema,
+        limits,
+        graphiql_path,
         path="/graphql",
         graphql_ide=None,
-        allow_queries_via_get=True,
         context_getter=context,
-        subscription_protocols=(GRAPHQL_TRANSPORT_WS_PROTOCOL, MULTIPART_SUBSCRIPTION_PROTOCOL, GRAPHQL_SSE_PROTOCOL),
-        connection_init_wait_timeout=timedelta(seconds=INIT_SECONDS),
-        max_subscriptions_per_connection=OPERATIONS_PER_SOCKET,
+        subscription_protocols=(GRAPHQL_TRANSPORT_WS_PROTOCOL,),
+        connection_init_wait_timeout=timedelta(seconds=limits.init_seconds),
+        max_subscriptions_per_connection=limits.operations_per_socket,
         allowed_origins=allowed_origins,
     )

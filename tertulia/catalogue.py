@@ -6,6 +6,9 @@ Context windows of well-known models are from OpenAI's public model pages; for o
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+
+from pydantic_settings.sources import read_env_file
 
 from domain.models import Model
 from providers.chat import Provider
@@ -46,6 +49,8 @@ def configured_providers(settings: Settings) -> list[Provider]:
 def with_default(providers: Sequence[Provider], wanted: str | None) -> list[Provider]:
     """The same providers with exactly one default model. Raises SettingsError when TERTULIA_MODEL is not offered."""
     names = [model.name for provider in providers for model in provider.models]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise SettingsError(f"The file that TERTULIA_CONFIG names has the model {twice!r} twice; take one of them out.")
     if wanted is not None and wanted not in names:
         raise SettingsError(
             f"TERTULIA_MODEL is {wanted!r}, but the models on offer are {', '.join(names)}; set OPENAI_API_KEY or "
@@ -66,7 +71,7 @@ def _model(name: str, settings: Settings) -> Model:
 def _from_entry(name: str, entry: ProviderEntry) -> Provider:
     key = ""
     if entry.api_key_env is not None:
-        key = os.environ.get(entry.api_key_env, "")
+        key = os.environ.get(entry.api_key_env) or read_env_file(Path(".env")).get(entry.api_key_env.lower()) or ""
         if not key:
             raise SettingsError(
                 f"{entry.api_key_env} is not set, but the provider {name!r} in the file that TERTULIA_CONFIG names "

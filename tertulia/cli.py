@@ -10,13 +10,13 @@ from typing import Annotated, NoReturn
 import typer
 import uvicorn
 
-from domain.errors import StorageError, Unavailable
 from graph.schema import sdl
 from persistence import schema as migrations
 from persistence.database import Database
 from providers.local import find_local_model
 from tertulia import __version__, catalogue
 from tertulia.main import create_app
+from tertulia.services import usable_database
 from tertulia.serving import uvicorn_config
 from tertulia.settings import Settings, SettingsError, check_exposure, load_settings, variable
 
@@ -59,13 +59,16 @@ def serve(
     settings = settings_or_exit(host=host, port=port)
     try:
         check_exposure(settings)
+        if providers := catalogue.configured_providers(settings):
+            catalogue.with_default(providers, settings.model)
     except SettingsError as error:
         fail(str(error))
     listener = _listener(settings)
     server = Server(uvicorn_config(create_app(settings)))
-    server.run(sockets=[listener])
-    if not server.started:
-        raise typer.Exit(3)
+    try:
+        server.run(sockets=[listener])
+    except SystemExit as error:  # the log has said why it did not start
+        raise typer.Exit(1) from error
 
 
 class Server(uvicorn.Server):
@@ -101,8 +104,8 @@ def _listener(settings: Settings) -> socket.socket:
         listener.set_inheritable(True)
     except OSError as error:
         fail(
-            f"cannot listen on {settings.host} port {settings.port}: {os.strerror(error.errno or 0)}. "
-            "Choose another port with --port or TERTULIA_PORT."
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}. "
+            "Choose another with --host and --port, or TERTULIA_HOST and TERTULIA_PORT."
         )
     return listener
 
@@ -121,9 +124,10 @@ def migrate() -> None:
             await database.close()
 
     try:
-        typer.echo(f"The database is at revision {asyncio.run(run())}.")
-    except (Unavailable, StorageError) as error:
-        fail(f"the database that DATABASE_URL names cannot be used: {error.__cause__ or error}")
+        with usable_database():
+            typer.echo(f"The database is at revision {asyncio.run(run())}.")
+    except SettingsError as error:
+        fail(str(error))
 
 
 @schema_app.command("export")
@@ -176,16 +180,24 @@ def _exposure(settings: Settings) -> tuple[bool, str]:
 async def _database(settings: Settings) -> tuple[bool, str]:
     database = Database(settings.database_url)
     try:
-        if database.file is not None and not database.file.exists():
-            return True, f"{database.file} does not exist yet; the first start makes it"
-        revision = await migrations.current_revision(database)
+        with usable_database():
+            if database.file is not None and not database.file.exists():
+                return _makeable(database.file)
+            revision = await migrations.current_revision(database)
         if revision != migrations.newest_revision():
             return False, f"the database is at revision {revision or 'none'}; run `tertulia migrate`"
         return True, f"the database is at revision {revision}"
-    except (Unavailable, StorageError) as error:
-        return False, f"the database that DATABASE_URL names cannot be used: {error.__cause__ or error}"
+    except SettingsError as error:
+        return False, str(error)
     finally:
         await database.close()
+
+
+def _makeable(file: Path) -> tuple[bool, str]:
+    folder = next(folder for folder in file.absolute().parents if folder.exists())
+    if folder.is_dir() and os.access(folder, os.W_OK):
+        return True, f"{file} does not exist yet; the first start makes it"
+    return False, f"{file} cannot be made, as nothing can be written in {folder}; name another file in DATABASE_URL"
 
 
 def _model(settings: Settings) -> tuple[bool, str]:

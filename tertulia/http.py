@@ -3,6 +3,8 @@
 Everything is plain ASGI: nothing here buffers a response.
 """
 
+import asyncio
+import math
 import secrets
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +26,8 @@ CSP = (
     "font-src 'self' data:; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 GRAPHIQL = Path(str(files("tertulia"))) / "static" / "graphiql"
+READY_SECONDS = 2
+"""A database that does not answer within this time counts as unreachable."""
 FIRST_PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Tertulia</title>
 <style>body{{font:16px/1.6 system-ui,sans-serif;max-width:42rem;margin:4rem auto;padding:0 1rem}}
@@ -73,10 +77,11 @@ async def readyz(request: Request) -> Response:
 async def readiness(server: Running) -> dict[str, str]:
     checks = {"database": "ok", "migrations": "ok", "model": "ok", "worker": "ok", "draining": "ok"}
     try:
-        await server.storage.ping()
-        if await schema.current_revision(server.database) != schema.newest_revision():
-            checks["migrations"] = "run `tertulia migrate`"
-    except (Unavailable, StorageError):
+        async with asyncio.timeout(READY_SECONDS):
+            await server.storage.ping()
+            if await schema.current_revision(server.database) != schema.newest_revision():
+                checks["migrations"] = "run `tertulia migrate`"
+    except (Unavailable, StorageError, TimeoutError):
         checks["database"] = checks["migrations"] = "unreachable"
     if not server.model.models():
         checks["model"] = "none"
@@ -90,8 +95,11 @@ async def readiness(server: Running) -> dict[str, str]:
 @router.get("/metrics", include_in_schema=False)
 async def metrics(request: Request) -> Response:
     server = running(request)
-    async with server.storage.read() as work:
-        server.telemetry.queued.set(await work.replies.queued())
+    try:
+        async with server.storage.read() as work:
+            server.telemetry.queued.set(await work.replies.queued())
+    except (Unavailable, StorageError):
+        server.telemetry.queued.set(math.nan)
     return Response(generate_latest(server.telemetry.registry), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -105,6 +113,22 @@ async def graphiql() -> Response:
 
 def graphiql_assets() -> StaticFiles:
     return StaticFiles(directory=GRAPHIQL, check_dir=False)
+
+
+class ReadableStart:
+    """ASGI: a start that failed says why in the sentence that is kept in `app.state.failure`, not in a traceback."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def readable(message: Message) -> None:
+            failure = getattr(scope["app"].state, "failure", None)
+            if message["type"] == "lifespan.startup.failed" and failure is not None:
+                message["message"] = failure
+            await send(message)
+
+        await self._app(scope, receive, readable if scope["type"] == "lifespan" else send)
 
 
 class RequestLimits:

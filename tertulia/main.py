@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,21 +13,27 @@ from starlette.requests import HTTPConnection
 from domain.accounts import LOCAL_USER_ID
 from graph.context import Context
 from graph.schema import build_schema
-from graph.transport import build_router
+from graph.transport import Limits, build_router
 from tertulia import http
 from tertulia.services import open_services
 from tertulia.settings import Settings, SettingsError, load_settings
 from tertulia.telemetry import configure_logging
 
 
-def create_app(settings: Settings | None = None, **overrides: Any) -> FastAPI:  # noqa: ANN401  see open_services
+def create_app(settings: Settings | None = None, limits: Limits | None = None, **overrides: Any) -> FastAPI:  # noqa: ANN401
     """A Tertulia server as an ASGI application. `overrides` are those of `open_services`."""
     chosen = settings or load_settings()
+    limits = limits or Limits(body_bytes=chosen.max_body_bytes)
     configure_logging(chosen)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_services(chosen, **overrides) as running:
+        async with AsyncExitStack() as stack:
+            try:
+                running = await stack.enter_async_context(open_services(chosen, **overrides))
+            except SettingsError as error:
+                app.state.failure = str(error)
+                raise
             app.state.running = running
             schema.unexpected = running.telemetry.unexpected
             yield
@@ -43,6 +49,7 @@ def create_app(settings: Settings | None = None, **overrides: Any) -> FastAPI:  
         redoc_url=None,
         openapi_url=None,
         middleware=[
+            Middleware(http.ReadableStart),
             Middleware(http.RequestLimits, max_bytes=chosen.max_history_body_bytes),
             Middleware(
                 CORSMiddleware,
@@ -56,7 +63,8 @@ def create_app(settings: Settings | None = None, **overrides: Any) -> FastAPI:  
     app.include_router(http.router)
     if chosen.graphiql:
         app.mount("/graphiql", http.graphiql_assets())
-    app.include_router(build_router(schema, context, chosen.allowed_origins))
+    graphiql_path = "/graphiql" if chosen.graphiql else None
+    app.include_router(build_router(schema, context, chosen.allowed_origins, limits, graphiql_path))
     return app
 
 

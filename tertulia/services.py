@@ -4,18 +4,21 @@ One function with keyword overrides; no container, no globals. Tests replace a p
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
+from alembic.util import CommandError
 from filelock import FileLock, Timeout
 from uuid_utils import uuid7
 
 from domain.conversation_service import ConversationService
 from domain.conversations import GenerationSettings, ModelParams
+from domain.errors import StorageError, Unavailable
 from domain.generation import ReplyGenerator
 from domain.inputs import Rules
 from domain.journal import Journal
@@ -122,16 +125,36 @@ async def _working(worker: ReplyWorker, grace: float) -> AsyncIterator[None]:
 async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
     database = Database(settings.database_url, pool_size=settings.database_pool_size)
     stack.push_async_callback(database.close)
-    if database.file is not None:
-        database.file.parent.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(only_server(database.file))
-        await schema.upgrade(database)
-    elif (revision := await schema.current_revision(database)) != schema.newest_revision():
-        raise SettingsError(
-            f"The database that DATABASE_URL names is at revision {revision or 'none'}, but this server needs "
-            f"{schema.newest_revision()}; run `tertulia migrate` first."
-        )
+    with usable_database():
+        if database.file is not None:
+            database.file.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(only_server(database.file))
+            await schema.upgrade(database)
+        elif (revision := await schema.current_revision(database)) != schema.newest_revision():
+            raise SettingsError(
+                f"The database that DATABASE_URL names is at revision {revision or 'none'}, but this server needs "
+                f"{schema.newest_revision()}; run `tertulia migrate` first."
+            )
     return database
+
+
+@contextmanager
+def usable_database() -> Iterator[None]:
+    """Turn whatever keeps a command or the start of a server from using the database into a SettingsError."""
+    try:
+        yield
+    except (Unavailable, StorageError, CommandError, OSError) as error:
+        raise SettingsError(f"The database that DATABASE_URL names cannot be used: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """One line of what the driver or the system says, without SQL and without values."""
+    cause: BaseException = error.__cause__ or error
+    cause = getattr(cause, "orig", None) or cause
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror if cause.filename is None else f"{cause.strerror}: {cause.filename}"
+    line = next(iter(str(cause).splitlines()), "") or type(cause).__name__
+    return re.sub(r"^<class '[^']*'>: ", "", line).rstrip(".")
 
 
 def only_server(file: Path) -> FileLock:

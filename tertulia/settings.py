@@ -6,11 +6,21 @@ providers and their models are in the TOML file that TERTULIA_CONFIG names.
 """
 
 import ipaddress
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from domain.models import ModelCapability
@@ -21,6 +31,12 @@ DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant. Answer clearly and briefly
 
 class SettingsError(Exception):
     """A wrong setting; the message is one sentence that names the variable and the cure."""
+
+
+def http_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    return value
 
 
 class ModelEntry(BaseModel):
@@ -40,9 +56,17 @@ class ProviderEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    base_url: str
+    base_url: Annotated[str, AfterValidator(http_url)]
     api_key_env: str | None = None
     models: tuple[ModelEntry, ...] = Field(min_length=1)
+
+
+class ConfigFile(BaseModel):
+    """The whole file: `[providers.NAME]` and `[[providers.NAME.models]]`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    providers: dict[str, ProviderEntry] = Field(min_length=1)
 
 
 class Settings(BaseSettings):
@@ -55,10 +79,12 @@ class Settings(BaseSettings):
         extra="ignore",
         frozen=True,
         populate_by_name=True,
+        hide_input_in_errors=True,
     )
 
     database_url: str = Field(
         "sqlite:///.data/tertulia.db",
+        repr=False,
         validation_alias=AliasChoices("DATABASE_URL", "database_url"),
         description="Where everything is kept: sqlite:///file.db or postgresql://user:password@host/name.",
     )
@@ -70,6 +96,7 @@ class Settings(BaseSettings):
     )
     openai_base_url: str | None = Field(
         None,
+        repr=False,
         validation_alias=AliasChoices("OPENAI_BASE_URL", "openai_base_url"),
         description="Address of the endpoint, e.g. http://127.0.0.1:11434/v1 for Ollama; OpenAI's if unset.",
     )
@@ -112,14 +139,22 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, value: str) -> str:
-        normalised(value)
+        url = normalised(value)
+        if url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}:
+            raise ValueError("names no file; write it like sqlite:///chat.db")
         return value
 
     @field_validator("openai_base_url")
     @classmethod
-    def _http_url(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
+    def _endpoint(cls, value: str | None) -> str | None:
+        return value if value is None else http_url(value)
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/]+", origin):
+                raise ValueError(f"holds {origin!r}; write origins like https://chat.example.com, without a path")
         return value
 
     @field_validator("allowed_origins", mode="before")
@@ -141,17 +176,18 @@ class Settings(BaseSettings):
         if self.config is None:
             return {}
         try:
-            data = tomllib.loads(self.config.read_text())
-            return {name: ProviderEntry(**entry) for name, entry in data.get("providers", {}).items()}
+            return dict(ConfigFile(**tomllib.loads(self.config.read_text("utf-8"))).providers)
         except OSError as error:
             raise SettingsError(
                 f"TERTULIA_CONFIG names {self.config}, which cannot be read: {error.strerror}."
             ) from error
-        except (tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
-            reason = str(error).replace("\n", "; ")
+        except ValidationError as error:
+            place, reason = _first(error)
             raise SettingsError(
-                f"TERTULIA_CONFIG names {self.config}, which is not as it should be: {reason}."
+                f"TERTULIA_CONFIG names {self.config}, where {'.'.join(place) or 'the file'} {reason}."
             ) from error
+        except ValueError as error:
+            raise SettingsError(f"TERTULIA_CONFIG names {self.config}, which is not TOML: {error}.") from error
 
 
 def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401  any setting by its field name
@@ -159,14 +195,23 @@ def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401  any setting by
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = variable(str(first["loc"][0]))
-        given = first.get("input")
-        shown = "" if "key" in name.lower() or "url" in name.lower() or given is None else f" (it is {given!r})"
-        reason = first["msg"].removeprefix("Value error, ").rstrip(".")
-        field = Settings.model_fields.get(str(first["loc"][0]).lower())
-        cure = field.description if field is not None and field.description else "See `tertulia config show`."
-        raise SettingsError(f"{name}{shown}: {reason}. {cure}") from error
+        place, reason = _first(error)
+        field, given = place[0].lower(), error.errors()[0].get("input")
+        name = variable(field)
+        shown = "" if "KEY" in name or "URL" in name or not isinstance(given, str | int) else f" is {given!r}, but"
+        known = Settings.model_fields.get(field)
+        meaning = f" ({known.description.rstrip('.')})" if known is not None and known.description else ""
+        raise SettingsError(f"{name}{shown} {reason}{meaning}.") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError("The file .env is not UTF-8 text; save it as such.") from error
+
+
+def _first(error: ValidationError) -> tuple[list[str], str]:
+    """Where the first mistake is, and what is wrong there, without what was given: that may be a secret."""
+    first = error.errors()[0]
+    reason = {"missing": "is missing", "extra_forbidden": "is no setting"}.get(first["type"], first["msg"])
+    reason = re.sub(r"^(Input|Tuple|Dictionary) should", "should", reason.removeprefix("Value error, "))
+    return [str(step) for step in first["loc"]], reason.rstrip(".")
 
 
 def variable(field: str) -> str:

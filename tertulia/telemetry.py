@@ -83,6 +83,7 @@ class OperatorTelemetry:
         self.log.info(
             "provider call",
             reply_id=request.reply_id,
+            conversation_id=request.conversation_id,
             model=model,
             outcome=call.outcome,
             seconds=round(call.seconds, 3),

@@ -27,7 +27,7 @@ def settings_for(folder: Path, **changes: Any) -> Settings:
         "log_level": "error",
         "shutdown_grace": 0,
     }
-    return Settings(_env_file=None, **(values | changes))
+    return Settings.model_validate(values | changes)
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from domain.conversations import PartKind
+from domain.accounts import LOCAL_USER_ID
+from domain.conversations import Conversation, GenerationSettings, Message, PartKind, Role, TitleSource
 from domain.errors import StorageError
 from domain.events import PartAdded, TextDelta
 from domain.journal import PAUSE_CHARACTERS, Halt, Journal, Tail
 from domain.ports import Storage, UnitOfWork
-from domain.replies import FinishReason, Lease, Outcome, ReplyStatus
+from domain.replies import FinishReason, Lease, Outcome, Reply, ReplyStatus
+from persistence import schema
+from persistence.database import Database
 from persistence.notifier import LocalNotifier
-from persistence.unit_of_work import SqlUnitOfWork
-from tertulia.services import Running, open_services
+from persistence.unit_of_work import SqlStorage, SqlUnitOfWork
+from tertulia.services import SystemClock, open_services
 from tests.domain.conftest import Talk
 from tests.domain.test_streaming import gated
 from tests.doubles import RecordingTelemetry, ScriptedModel, WordCounter
@@ -67,27 +70,35 @@ class Desk:
             return [(e.seq, e.event) for e in await work.log.after(self.lease.reply_id, self.lease.next_seq - 1, 100)]
 
 
-async def claimed(running: Running) -> Lease:
-    """A reply whose lease this test holds, not the server's own worker."""
-    running.worker.draining = True
-    sent = await Talk(running, ScriptedModel()).send()
-    async with running.storage.write() as work:
-        await work.workers.beat("work_test")
+async def claimed(storage: SqlStorage) -> Lease:
+    """A queued reply in an empty database, claimed by this test."""
+    now, settings = SystemClock().now(), GenerationSettings("scripted")
+    conversation = Conversation(
+        "conv_1", LOCAL_USER_ID, "Test", TitleSource.USER, now, now, now, settings, {}, leaf_id=None
+    )
+    message = Message("msg_1", "conv_1", None, Role.ASSISTANT, now, (), 0, {})
+    reply = Reply("msg_1", "conv_1", ReplyStatus.QUEUED, settings, None, None, 0, 0, 0, False, now)
+    async with storage.write() as work:
+        await work.conversations.add(conversation)
+        await work.messages.add(message)
+        await work.replies.add(reply)
         (lease,) = await work.replies.claim("work_test", 1)
         await work.commit()
-    assert lease.reply_id == sent.reply_id
     return lease
 
 
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with open_services(settings_for(tmp_path), model=ScriptedModel(), tokens=WordCounter()) as running:
-        lease = await claimed(running)
-        storage, telemetry = TroubledStorage(running.storage), RecordingTelemetry()
-        journal = Journal(storage, LocalNotifier(), telemetry, patience=0)  # type: ignore[arg-type]
-        running_journal = asyncio.create_task(journal.run())
-        yield Desk(storage, journal, lease, journal.open(lease), telemetry)
-        running_journal.cancel()
+    database = Database(f"sqlite:///{tmp_path}/journal.db")
+    await schema.upgrade(database)
+    real = SqlStorage(database, SystemClock())
+    lease = await claimed(real)
+    storage, telemetry = TroubledStorage(real), RecordingTelemetry()
+    journal = Journal(storage, LocalNotifier(), telemetry, patience=0)  # type: ignore[arg-type]
+    running = asyncio.create_task(journal.run())
+    yield Desk(storage, journal, lease, journal.open(lease), telemetry)
+    running.cancel()
+    await database.close()
 
 
 DONE = Outcome(ReplyStatus.COMPLETE, FinishReason.STOP)

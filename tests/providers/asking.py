@@ -19,7 +19,9 @@ MODEL = "test-model"
 
 def request(*texts: str, model: str = MODEL, params: ModelParams | None = None) -> ChatRequest:
     """A request with one user message made of these texts."""
-    return ChatRequest(model, (PromptMessage(Role.USER, texts or ("Hello?",)),), params or ModelParams(), "reply_1")
+    return ChatRequest(
+        model, (PromptMessage(Role.USER, texts or ("Hello?",)),), params or ModelParams(), "reply_1", "conv_1"
+    )
 
 
 class Asking:

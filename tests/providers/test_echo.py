@@ -14,7 +14,7 @@ async def _say(asked: ChatRequest) -> list[str]:
 async def test_the_echo_repeats_what_was_said_last() -> None:
     messages = tuple(PromptMessage(role, (role.lower(),)) for role in (Role.USER, Role.ASSISTANT))
     again = PromptMessage(Role.USER, ("  Two  words,\nnew line ", "and {more}"))
-    said = "".join(await _say(ChatRequest(ECHO_MODEL.name, (*messages, again), ModelParams(), "reply_1")))
+    said = "".join(await _say(ChatRequest(ECHO_MODEL.name, (*messages, again), ModelParams(), "reply_1", "conv_1")))
     assert said.endswith("You said:   Two  words,\nnew line \n\nand {more}")
 
 
@@ -28,5 +28,7 @@ async def test_the_echo_speaks_word_by_word() -> None:
 
 
 async def test_the_echo_answers_a_conversation_without_a_user() -> None:
-    said = await _say(ChatRequest(ECHO_MODEL.name, (PromptMessage(Role.SYSTEM, ("Be kind.",)),), ModelParams(), "r"))
+    said = await _say(
+        ChatRequest(ECHO_MODEL.name, (PromptMessage(Role.SYSTEM, ("Be kind.",)),), ModelParams(), "r", "c")
+    )
     assert said[-1] == " nothing."

@@ -59,7 +59,7 @@ async def test_roles_and_several_texts_are_sent_as_the_api_wants(endpoint: Scrip
         PromptMessage(Role.USER, ("one", "two")),
         PromptMessage(Role.ASSISTANT, ("Yes.",)),
     )
-    await chat.chunks(ChatRequest(MODEL, messages, ModelParams(), "reply_1"))
+    await chat.chunks(ChatRequest(MODEL, messages, ModelParams(), "reply_1", "conv_1"))
     assert endpoint.requests[0].body["messages"] == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},

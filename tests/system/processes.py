@@ -10,6 +10,8 @@ from pathlib import Path
 
 import aiohttp
 
+ROOT = Path(__file__).parents[2]
+
 
 class ServerProcess:
     """`tertulia serve` in a process of its own, on a free port of loopback."""
@@ -31,7 +33,7 @@ class ServerProcess:
             "--port",
             "0",
             cwd=self._folder,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd()), "PYTHONUNBUFFERED": "1"} | self._environment,
+            env=self._environment | {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )

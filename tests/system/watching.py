@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 
 from websockets.asyncio.client import connect
+from websockets.typing import Subprotocol
 
 STREAM = """subscription ($id: ID!, $after: String) { replyStream(replyId: $id, after: $after) {
   cursor __typename
@@ -21,7 +22,8 @@ class Watcher:
 
     async def watch(self, url: str) -> AsyncIterator[str]:
         """Follow from where it was left; yields the kind of each event. Raises ConnectionClosed when cut."""
-        async with connect(url.replace("http", "ws") + "/graphql", subprotocols=["graphql-transport-ws"]) as socket:
+        address = url.replace("http", "ws") + "/graphql"
+        async with connect(address, subprotocols=[Subprotocol("graphql-transport-ws")]) as socket:
             await socket.send('{"type": "connection_init"}')
             await socket.recv()
             variables = {"id": self.reply_id, "after": self.cursor}

@@ -1,0 +1,138 @@
+"""graphql-transport-ws, the protocol of the graphql-ws package, over Strawberry's handler: what that leaves open.
+
+Close codes decide what a client does. graphql-ws connects again after 1001, 1012, 1013, 4403 and 4408, and gives up
+after 1011, 4400, 4401, 4409, 4429 and 4500; so a socket is closed with 1013 ("try again later") when a subscription
+fails in mid-stream, because an `error` message would end it for good and a `complete` would make it look whole. The
+other operations of the socket resume with it. uvicorn closes with 1012 when the server stops, and with 1009 after a
+frame that is too large. Nothing here knows what is asked for.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
+from typing import Any
+
+from starlette.websockets import WebSocket
+from strawberry.asgi import ASGIWebSocketAdapter
+from strawberry.http.exceptions import WebSocketDisconnected
+from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler, Operation
+from strawberry.subscriptions.protocols.graphql_transport_ws.types import Message
+from strawberry.types.execution import PreExecutionError
+
+from graph.context import Context
+from graph.execution import Interrupted, MaskingSchema
+
+INVALID = 4400
+TRY_AGAIN = 1013
+BROKEN = 1011
+REASON_BYTES = 123
+"""What fits into a close frame (RFC 6455, 5.5); more is a protocol error of ours."""
+
+
+class TimedSocket(ASGIWebSocketAdapter):
+    """A socket on which no send takes longer than `send_seconds`.
+
+    A client that stops reading would otherwise hold its operations for ever: pings do not help, its system answers
+    those. There is no room for a close frame then, so the handler just leaves the connection to the server.
+    """
+
+    def __init__(self, view: Any, request: WebSocket, response: WebSocket) -> None:  # noqa: ANN401  any view
+        super().__init__(view, request, response)
+        self._send_seconds: float = view.send_seconds
+        self._served = asyncio.timeout(None)
+
+    async def serve(self, handler: "SocketHandler") -> None:
+        """Run the handler until the client leaves, the socket is closed or a send stalls."""
+        with suppress(TimeoutError):
+            async with self._served:
+                await handler.converse()
+
+    async def send_json(self, message: Mapping[str, object]) -> None:
+        try:
+            async with asyncio.timeout(self._send_seconds):
+                await super().send_json(message)
+        except TimeoutError as error:
+            self._served.reschedule(asyncio.get_running_loop().time())
+            raise WebSocketDisconnected from error
+        except RuntimeError as error:  # closed by us in the meantime
+            raise WebSocketDisconnected from error
+
+    async def close(self, code: int, reason: str) -> None:
+        shortened = reason.encode()[:REASON_BYTES].decode(errors="ignore")
+        with suppress(RuntimeError, TimeoutError, OSError):
+            async with asyncio.timeout(self._send_seconds):
+                await super().close(code, shortened)
+
+
+class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
+    websocket: TimedSocket
+    schema: MaskingSchema
+
+    async def handle(self) -> None:
+        await self.websocket.serve(self)
+
+    async def converse(self) -> None:
+        await super().handle()
+
+    async def handle_message(self, message: Message) -> None:
+        if fault := fault_of(message):
+            await self.handle_invalid_message(fault)
+            return
+        if message["type"] == "connection_init" and message.get("payload") is None:
+            message = {"type": "connection_init"}  # null is allowed by the protocol, but not by Strawberry
+        await super().handle_message(message)
+
+    async def run_operation(self, operation: Operation[Context, None]) -> None:
+        try:
+            results = await self.schema.stream(
+                operation.query,
+                variable_values=operation.variables,
+                context_value=self.context,
+                operation_name=operation.operation_name,
+            )
+            async with aclosing(results):
+                await self._deliver(operation, results)
+        except WebSocketDisconnected:
+            pass
+        except Exception as error:
+            self.schema.unexpected(secrets.token_hex(8), error)
+            await self.websocket.close(BROKEN, "Internal error")
+        finally:
+            if self.operations.get(operation.id) is operation:
+                del self.operations[operation.id]
+
+    async def _deliver(self, operation: Operation[Context, None], results: AsyncGenerator[Any, None]) -> None:
+        async for result in results:
+            if isinstance(result, Interrupted):
+                await self.websocket.close(TRY_AGAIN, "Try again")
+                return
+            if isinstance(result, PreExecutionError):
+                await operation.send_initial_errors(result.errors or [])
+                return
+            await operation.send_next(result)
+        await operation.send_operation_message({"id": operation.id, "type": "complete"})
+
+
+def fault_of(message: object) -> str | None:
+    """What is wrong with the shape of a message; Strawberry checks no more than the presence of keys."""
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+        return "A message is an object with a type"
+    kind = message["type"]
+    if kind in ("subscribe", "complete") and not (isinstance(message.get("id"), str) and message["id"]):
+        return f"A {kind} message has an id"
+    if kind == "subscribe":
+        return _fault_of_operation(message.get("payload"))
+    if kind in ("ping", "pong") and not isinstance(message.get("payload"), dict | None):
+        return f"The payload of a {kind} message is an object"
+    return None
+
+
+def _fault_of_operation(payload: object) -> str | None:
+    if not isinstance(payload, dict) or not isinstance(payload.get("query"), str):
+        return "The payload of a subscribe message has a query"
+    if not isinstance(payload.get("operationName"), str | None):
+        return "An operationName is a string"
+    if not all(isinstance(payload.get(name), dict | None) for name in ("variables", "extensions")):
+        return "Variables and extensions are objects"
+    return None
