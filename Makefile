@@ -66,10 +66,11 @@ $(VENV)/.ready-dev: requirements/dev.txt $(VENV)/.ready
 
 $(VENV)/.graphiql: graphiql/package-lock.json $(wildcard graphiql/src/*) graphiql/index.html graphiql/vite.config.ts | $(VENV)/.made
 	@echo "Building GraphiQL ..."
-	@PYTHON=$(BIN)/python sh scripts/npm.sh graphiql ci && PYTHON=$(BIN)/python sh scripts/npm.sh graphiql run build \
-		|| echo "Skipped: GraphiQL could not be built; everything else works."
-	@touch $@
+	@PYTHON=$(BIN)/python sh scripts/npm.sh graphiql ci \
+		&& PYTHON=$(BIN)/python sh scripts/npm.sh graphiql run build --silent -- --logLevel error \
+		&& touch $@ || echo "Skipped: GraphiQL could not be built; everything else works."
 
 $(VENV)/.clients: tests/clients/package-lock.json | $(VENV)/.made
-	@PYTHON=$(BIN)/python sh scripts/npm.sh tests/clients ci || echo "Skipped: the JavaScript clients could not be installed."
-	@touch $@
+	@echo "Installing the JavaScript clients ..."
+	@PYTHON=$(BIN)/python sh scripts/npm.sh tests/clients ci \
+		&& touch $@ || echo "Skipped: the JavaScript clients could not be installed."

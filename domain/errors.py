@@ -10,6 +10,7 @@
     └── Unavailable         storage is away; trying again helps
     ProviderError           the model's endpoint failed; ends up as data on the reply
     StorageError            the database failed in mid-work; never shown as it is
+    └── DataRefused         it cannot take these very rows
 
 Messages are English, safe to show, and name the cure. Nothing here knows of GraphQL, HTTP or SQL.
 """
@@ -115,6 +116,10 @@ class Unavailable(DomainError):
 
 class StorageError(Exception):
     """The database did not do what it was asked for a reason that is not the caller's."""
+
+
+class DataRefused(StorageError):
+    """The database cannot take these very rows: sending them again will not help."""
 
 
 class ProviderError(Exception):

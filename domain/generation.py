@@ -69,8 +69,8 @@ class ReplyGenerator:
         self._clock = clock
         self._telemetry = telemetry
 
-    async def run(self, lease: Lease) -> None:
-        """Make the reply and store its end. Returns when that is committed, or when the lease was lost."""
+    async def run(self, lease: Lease) -> bool:
+        """Make the reply and store its end. True when that is committed, False when the lease was lost or given up."""
         tail = self._journal.open(lease)
         notes = Notes()
         answering = asyncio.create_task(self._answer(lease, tail, notes))
@@ -86,10 +86,10 @@ class ReplyGenerator:
         except Exception as error:
             self._telemetry.reply_crashed(lease.reply_id, error)
             outcome = await self._failed(tail, notes, INTERNAL)
-        if tail.halt is Halt.LOST:
-            return
-        if await tail.settle(outcome):
-            self._telemetry.reply_settled(lease, outcome)
+        if tail.halt is Halt.LOST or not await tail.settle(outcome):
+            return False
+        self._telemetry.reply_settled(lease, outcome)
+        return True
 
     async def _answer(self, lease: Lease, tail: Tail, notes: Notes) -> Outcome:
         model, prompt = await self._prompt(lease)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from enum import Enum, auto
 
 from domain.conversations import MessagePart, PartKind
-from domain.errors import StorageError, Unavailable
+from domain.errors import DataRefused, StorageError, Unavailable
 from domain.events import Finished, Folder, LoggedEvent, ReplyEvent, TextDelta
 from domain.ports import FlushEntry, FlushResult, Notifier, Storage, Telemetry
 from domain.replies import Lease, Outcome
@@ -49,8 +49,8 @@ class Tail:
         self.ended = asyncio.Event()
         self._journal = journal
         self._task: asyncio.Task[Outcome] | None = None
-        self._folder = Folder()
-        self._folder.seq = lease.next_seq - 1
+        self._numbered = Folder()
+        self._committed_seq = lease.next_seq - 1
         self._kept: deque[LoggedEvent] = deque(maxlen=KEPT_EVENTS)
         self._pending: list[ReplyEvent] = []
         self._pending_characters = 0
@@ -112,14 +112,14 @@ class Tail:
 
         It reaches back KEPT_EVENTS events, not forward, and knows nothing more once the lease is lost.
         """
-        behind = self._folder.seq - seq
+        behind = self._committed_seq - seq
         if not 0 <= behind <= len(self._kept) or self.halt is Halt.LOST:
             return None
         return [self._kept[i] for i in range(len(self._kept) - behind, len(self._kept))]
 
     def text_so_far(self) -> str:
-        """Committed and waiting text of the answer, reasoning left out."""
-        folder = self._folder.copy()
+        """The text of the answer, committed or not, reasoning left out."""
+        folder = self._numbered.copy()
         for event in self._pending:
             folder.add(LoggedEvent(0, self.lease.attempt, event))
         return "".join(part.text for part in folder.parts() if part.kind is PartKind.TEXT)
@@ -130,26 +130,23 @@ class Tail:
         """Number what waits; from now on these rows are the same however often they are sent."""
         numbered = [LoggedEvent(self._next_seq + i, self.lease.attempt, e) for i, e in enumerate(self._pending)]
         self._next_seq += len(numbered)
+        for logged in numbered:
+            self._numbered.add(logged)
         self._pending = []
         self._pending_characters = 0
-        outcome = self.outcome
-        return FlushEntry(self.lease, tuple(numbered), outcome, self._final_parts(numbered, outcome))
+        return FlushEntry(self.lease, tuple(numbered), self.outcome, self._final_parts(self.outcome))
 
     def committed(self, entry: FlushEntry) -> None:
-        for logged in entry.events:
-            self._folder.add(logged)
-            self._kept.append(logged)
+        self._kept.extend(entry.events)
+        self._committed_seq += len(entry.events)
         self._room.set()
 
-    def _final_parts(self, last: list[LoggedEvent], outcome: Outcome | None) -> tuple[MessagePart, ...]:
+    def _final_parts(self, outcome: Outcome | None) -> tuple[MessagePart, ...]:
         if outcome is None:
             return ()
-        folder = self._folder.copy()
-        for logged in last:
-            folder.add(logged)
         return tuple(
             replace(part, duration_ms=outcome.reasoning_ms) if part.kind is PartKind.REASONING else part
-            for part in folder.parts()
+            for part in self._numbered.parts()
         )
 
 
@@ -181,6 +178,13 @@ class Journal:
         self._tails[lease.reply_id] = tail
         self._telemetry.replies_live(len(self._tails))
         return tail
+
+    def abandon(self, lease: Lease) -> None:
+        """Forget a reply whose generator ended without settling it; readers go to the log."""
+        tail = self._tails.get(lease.reply_id)
+        if tail is not None and tail.lease is lease:
+            tail.stop(Halt.LOST)
+            self._closed(tail)
 
     def tail(self, reply_id: str) -> Tail | None:
         return self._tails.get(reply_id)
@@ -224,7 +228,7 @@ class Journal:
     async def _flush(self, batch: list[Tail]) -> None:
         entries = [tail.take() for tail in batch]
         started = self.clock()
-        results = await self._written(batch, entries)
+        results = await self._written(entries)
         seconds = self.clock() - started
         self._tick = min(SLOWEST_TICK_SECONDS, max(TICK_SECONDS, 4 * seconds))
         self._telemetry.journal_flushed(seconds, sum(len(entry.events) for entry in entries))
@@ -232,22 +236,35 @@ class Journal:
             self._publish(tail, entry, result)
         self._notifier.ring(*(reply_topic(entry.lease.reply_id) for entry in entries))
 
-    async def _written(self, batch: list[Tail], entries: list[FlushEntry]) -> list[FlushResult]:
-        """Send the same rows until they are confirmed; while that takes too long, generators are told to give up."""
+    async def _written(self, entries: list[FlushEntry]) -> list[FlushResult]:
+        """Send the same rows until they are confirmed; while that takes too long, generators are told to give up.
+
+        Rows that the database can never take are given up, so that one reply's do not hold up all the others'.
+        """
         started, pause = self.clock(), 0.05
         while True:
             try:
-                async with self._storage.write() as work:
-                    results = await work.log.flush(entries)
-                    await work.commit()
-                    return results
-            except (Unavailable, StorageError) as error:
+                return await self._sent(entries)
+            except Exception as error:
                 self._telemetry.work_failed(error)
+                if isinstance(error, DataRefused) or not isinstance(error, Unavailable | StorageError):
+                    return await self._one_by_one(entries)
             if self.clock() - started > self._patience:
                 for tail in self.live():
                     tail.stop(Halt.STORAGE)
             await asyncio.sleep(pause)
             pause = min(1.0, 2 * pause)
+
+    async def _one_by_one(self, entries: list[FlushEntry]) -> list[FlushResult]:
+        if len(entries) == 1:
+            return [FlushResult(mine=False, stop_requested=False)]
+        return [result for entry in entries for result in await self._written([entry])]
+
+    async def _sent(self, entries: list[FlushEntry]) -> list[FlushResult]:
+        async with self._storage.write() as work:
+            results = await work.log.flush(entries)
+            await work.commit()
+            return results
 
     def _publish(self, tail: Tail, entry: FlushEntry, result: FlushResult) -> None:
         if result.mine:
@@ -257,9 +274,12 @@ class Journal:
         else:
             tail.stop(Halt.LOST)
         if entry.outcome is not None or not result.mine:
-            self._tails.pop(tail.lease.reply_id, None)
-            self._telemetry.replies_live(len(self._tails))
-            tail.ended.set()
+            self._closed(tail)
+
+    def _closed(self, tail: Tail) -> None:
+        self._tails.pop(tail.lease.reply_id, None)
+        self._telemetry.replies_live(len(self._tails))
+        tail.ended.set()
 
     @staticmethod
     def clock() -> float:

@@ -149,7 +149,7 @@ class Conversations(Protocol):
         ...
 
     async def purge(self, deleted_before: datetime) -> int:
-        """Remove conversations marked before that instant, with all they own. Returns how many."""
+        """Remove conversations marked before that instant, with all they own, some at a time. Returns how many."""
         ...
 
 
@@ -167,13 +167,17 @@ class Messages(Protocol):
         ...
 
     async def path(self, conversation_id: str, leaf_id: str, request: PageRequest) -> Page[Message]:
-        """A page of the path that ends with `leaf_id`, oldest first; cursors are message ids."""
+        """A page of the path that ends with `leaf_id`, oldest first; cursors are ids of messages on it.
+
+        Raises InvalidInput for others.
+        """
         ...
 
     async def newest(self, message_id: str, token_budget: int, overhead: int) -> list[Message]:
         """The end of the path above a message, oldest first: what fits the budget by stored counts, at least one.
 
-        `overhead` is what each message costs beside its text, in tokens.
+        `overhead` is what each message costs beside its text, in tokens. One without tokens costs nothing: it has no
+        text, and prompts leave it out.
         """
         ...
 
@@ -182,7 +186,7 @@ class Messages(Protocol):
         ...
 
     async def all(self, conversation_id: str, request: PageRequest) -> Page[Message]:
-        """Every message of every branch in the order of ids."""
+        """Every message of every branch in the order of ids, which are the cursors. Raises InvalidInput for others."""
         ...
 
 
@@ -235,7 +239,10 @@ class Log(Protocol):
         ...
 
     async def sweep(self, finished_before: datetime) -> int:
-        """Remove the logs of replies that ended before that instant; their messages keep the folded parts."""
+        """Remove the logs of replies that ended before that instant, some at a time. Returns the number of events.
+
+        Their messages keep the folded parts.
+        """
         ...
 
 
@@ -251,11 +258,21 @@ class Workers(Protocol):
         ...
 
     async def orphans(self, lease_seconds: float) -> list[Lease]:
-        """Leases of STREAMING replies whose owner has not beaten for that long."""
+        """Leases of STREAMING replies whose owner has not beaten for that long.
+
+        They are held until the end of the unit, so that nobody writes on meanwhile; what others hold is left out.
+        """
+        ...
+
+    async def disown(self, lease: Lease) -> None:
+        """Give a reply up: it is an orphan at once. Nothing when the lease was lost already."""
         ...
 
     async def requeue(self, lease: Lease) -> None:
-        """Put an orphan that has shown nothing back into the queue, and count the rescue."""
+        """Put an orphan that has shown nothing back into the queue, and count the rescue.
+
+        One that somebody wants stopped is settled as STOPPED instead. Nothing when the lease was lost already.
+        """
         ...
 
 

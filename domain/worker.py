@@ -118,17 +118,31 @@ class ReplyWorker:
             leases = await work.replies.claim(self.owner, room)
             await work.commit()
         for lease in leases:
-            task = asyncio.create_task(self._generator.run(lease), name=f"reply {lease.reply_id}")
+            task = asyncio.create_task(self._make(lease), name=f"reply {lease.reply_id}")
             self._making[lease.reply_id] = task
             task.add_done_callback(partial(self._made, lease.reply_id))
         self._notifier.ring(*(reply_topic(lease.reply_id) for lease in leases))
         return len(leases)
 
-    def _made(self, reply_id: str, task: asyncio.Task[None]) -> None:
+    async def _make(self, lease: Lease) -> None:
+        """Make the reply; one that did not reach its end here is nobody's, so that the next sweep takes it over."""
+        settled = False
+        try:
+            settled = await self._generator.run(lease)
+        except Exception as error:
+            self._telemetry.reply_crashed(lease.reply_id, error)
+        if not settled:
+            self._journal.abandon(lease)
+            await self._tried(self._disown(lease))
+
+    def _made(self, reply_id: str, _task: asyncio.Task[None]) -> None:
         self._making.pop(reply_id, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._telemetry.reply_crashed(reply_id, error)
         self._notifier.ring(QUEUE_TOPIC)
+
+    async def _disown(self, lease: Lease) -> None:
+        async with self._storage.write() as work:
+            await work.workers.disown(lease)
+            await work.commit()
 
     # ── stopping ──
 

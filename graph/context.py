@@ -15,7 +15,7 @@ from strawberry.fastapi import BaseContext
 
 from domain.conversation_service import ConversationService
 from domain.conversations import Conversation, Message
-from domain.reply_service import ReplyService
+from domain.reply_service import ReplyService, Sent
 from domain.streaming import ReplyStream
 
 ChildKey = tuple[str, str | None]
@@ -39,6 +39,8 @@ class Services:
     facts: ServerFacts
     observe: Observe
     """Told of every operation: its root field, its type, and "ok" or "error"."""
+    queued: Callable[[Sent], None]
+    """Told of every reply that a request has queued, or found queued under its key."""
 
 
 class Context(BaseContext):

@@ -14,6 +14,8 @@ from domain import errors as domain
 
 strawberry.enum(domain.ErrorCode)
 Unexpected = Callable[[str, BaseException], None]
+INTERNAL = "INTERNAL"
+"""The code of an error that is masked."""
 
 
 @strawberry.interface(description="Why a mutation did not do what was asked. Select `code` and `message`.")
@@ -84,7 +86,7 @@ def masked(error: GraphQLError, unexpected: Unexpected) -> GraphQLError:
     correlation_id = secrets.token_hex(8)
     unexpected(correlation_id, original)
     message = f"Something went wrong in the server; the operator finds it in the log under {correlation_id}."
-    return _located(error, message, {"code": "INTERNAL", "correlationId": correlation_id})
+    return _located(error, message, {"code": INTERNAL, "correlationId": correlation_id})
 
 
 def _located(error: GraphQLError, message: str, extensions: dict[str, object]) -> GraphQLError:

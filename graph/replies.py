@@ -101,6 +101,7 @@ class ReplyMutation:
                 idempotency_key=input.idempotency_key,
             )
             sent = await context.services.replies.send_message(context.user_id, command)
+            context.services.queued(sent)
             if wait_ms:
                 await context.services.stream.settled(sent.reply_id, wait_ms / 1000)
             return await _sent(context, sent)
@@ -114,6 +115,7 @@ class ReplyMutation:
         command = EditMessage(input.message_id, input.text, settings_from(input.settings), input.idempotency_key)
         try:
             sent = await info.context.services.replies.edit_message(info.context.user_id, command)
+            info.context.services.queued(sent)
             return await _sent(info.context, sent)
         except DomainError as error:
             return SendMessagePayload(errors=[user_error(error)])
@@ -125,6 +127,7 @@ class ReplyMutation:
         )
         try:
             sent = await info.context.services.replies.regenerate_reply(info.context.user_id, command)
+            info.context.services.queued(sent)
             payload = await _sent(info.context, sent)
         except DomainError as error:
             return RegenerateReplyPayload(errors=[user_error(error)])

@@ -22,8 +22,8 @@ from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
-from domain.errors import ErrorCode
 from graph.context import Context
+from graph.errors import INTERNAL
 from graph.execution import MaskingSchema
 from graph.frames import MULTIPART, SERVER_SENT_EVENTS, EventStream, Framing, encoded
 from graph.requests import Asked, MediaType, Refused, accepted, asked
@@ -32,7 +32,6 @@ from graph.sockets import SocketHandler, TimedSocket
 JSON = "application/json"
 GRAPHQL_JSON = "application/graphql-response+json"
 READING = {OperationType.QUERY, OperationType.SUBSCRIPTION}
-STATUS_OF_CODES = {"INTERNAL": 500, ErrorCode.UNAVAILABLE.value: 503}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +145,7 @@ def _status_of_refusal(error: GraphQLError) -> int:
         if original.operation_type is OperationType.MUTATION:
             raise Refused(405, "A mutation needs POST.", {"allow": "POST"})
         raise Refused(406, "A subscription needs `accept: text/event-stream`, Apollo's multipart, or a WebSocket.")
-    return STATUS_OF_CODES.get((error.extensions or {}).get("code", ""), 400)
+    return 500 if (error.extensions or {}).get("code") == INTERNAL else 400
 
 
 def build_router(

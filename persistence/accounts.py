@@ -1,14 +1,14 @@
 """Users: rows and values."""
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.accounts import User
+from persistence.connection import Connection
 from persistence.tables import users
 
 
 class SqlUsers:
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def get(self, user_id: str) -> User | None:

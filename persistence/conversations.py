@@ -1,16 +1,24 @@
-"""Conversations: rows <-> values, and keyset pages by latest activity."""
+"""Conversations: rows <-> values, and pages by latest activity.
+
+Locks are taken conversation first, its replies second, everywhere, and several of a kind in the order of their ids:
+so no two transactions ever wait for each other.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, func, insert, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
 
 from domain.conversations import Conversation, GenerationSettings, ModelParams, Page, PageRequest, TitleSource
 from domain.errors import InvalidInput
+from persistence.connection import AnyRow, Connection
+from persistence.paging import page_of, window
 from persistence.tables import conversations
+
+PURGED_AT_ONCE = 200
+"""So that a sweep of many conversations does not hold up everybody else's writes."""
 
 
 def settings_to_json(settings: GenerationSettings) -> dict[str, Any]:
@@ -27,7 +35,7 @@ def settings_from_json(data: Mapping[str, Any]) -> GenerationSettings:
     return GenerationSettings(data.get("model"), data.get("system_prompt"), ModelParams(**params))
 
 
-def conversation_from(row: Row[Any]) -> Conversation:
+def conversation_from(row: AnyRow) -> Conversation:
     return Conversation(
         id=row.id,
         user_id=row.user_id,
@@ -42,8 +50,14 @@ def conversation_from(row: Row[Any]) -> Conversation:
     )
 
 
+async def hold(connection: Connection, which: ColumnElement[bool]) -> None:
+    """Lock conversations until the end of the unit, in the order of their ids."""
+    query = select(conversations.c.id).where(which).order_by(conversations.c.id)
+    await connection.execute(query.with_for_update(key_share=True))
+
+
 class SqlConversations:
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def add(self, conversation: Conversation) -> None:
@@ -60,26 +74,15 @@ class SqlConversations:
     async def get(self, user_id: str, conversation_id: str, *, lock: bool = False) -> Conversation | None:
         query = _visible(user_id).where(conversations.c.id == conversation_id)
         if lock:
-            query = query.with_for_update()
+            query = query.with_for_update(key_share=True)
         row = (await self._connection.execute(query)).one_or_none()
         return None if row is None else conversation_from(row)
 
     async def page(self, user_id: str, request: PageRequest) -> Page[Conversation]:
-        key = tuple_(conversations.c.last_activity_at, conversations.c.id)
-        query = _visible(user_id)
-        if request.after is not None:
-            query = query.where(key < _position(request.after))
-        if request.before is not None:
-            query = query.where(key > _position(request.before))
-        columns = (conversations.c.last_activity_at, conversations.c.id)
-        newest_first = request.first is not None
-        query = query.order_by(*(c.desc() if newest_first else c.asc() for c in columns)).limit(request.size + 1)
+        key = (conversations.c.last_activity_at, conversations.c.id)
+        query = window(_visible(user_id), request, key, _position, descending=True)
         rows = (await self._connection.execute(query)).all()
-        items = [conversation_from(row) for row in rows[: request.size]]
-        more = len(rows) > request.size
-        if newest_first:
-            return Page(tuple(items), has_next=more, has_previous=request.after is not None)
-        return Page(tuple(reversed(items)), has_next=request.before is not None, has_previous=more)
+        return page_of([conversation_from(row) for row in rows], request)
 
     async def count(self, user_id: str) -> int:
         query = select(func.count()).select_from(_visible(user_id).subquery())
@@ -96,8 +99,10 @@ class SqlConversations:
         )
 
     async def purge(self, deleted_before: datetime) -> int:
-        gone = await self._connection.execute(delete(conversations).where(conversations.c.deleted_at < deleted_before))
-        return gone.rowcount
+        query = select(conversations.c.id).where(conversations.c.deleted_at < deleted_before).limit(PURGED_AT_ONCE)
+        ids = list((await self._connection.execute(query.with_for_update(skip_locked=True))).scalars())
+        await self._connection.execute(delete(conversations).where(self._connection.among(conversations.c.id, ids)))
+        return len(ids)
 
 
 def _changing(conversation: Conversation) -> dict[str, Any]:
@@ -111,7 +116,7 @@ def _changing(conversation: Conversation) -> dict[str, Any]:
     }
 
 
-def _visible(user_id: str) -> Select[Any]:
+def _visible(user_id: str) -> Select[*tuple[Any, ...]]:
     return select(conversations).where(conversations.c.user_id == user_id, conversations.c.deleted_at.is_(None))
 
 
@@ -119,6 +124,6 @@ def _position(cursor: str) -> tuple[datetime, str]:
     """The keyset position that `Conversation.cursor` wrote."""
     instant, _, conversation_id = cursor.partition("|")
     try:
-        return datetime.fromisoformat(instant), conversation_id
-    except ValueError as error:
+        return datetime.fromisoformat(instant).astimezone(UTC), conversation_id
+    except (ValueError, OverflowError) as error:
         raise InvalidInput("This is not a cursor of a conversation list; pass an `endCursor` as it came.") from error

@@ -1,32 +1,38 @@
-"""Engines and connections from a URL, and the few differences between the dialects: all of them are here.
+"""Engines from a URL, and transactions from an engine.
 
 SQLite: write-ahead log, `synchronous=FULL`, one writing connection that begins with BEGIN IMMEDIATE, and separate
-reading connections that begin with BEGIN, so that every reading unit sees one snapshot. PostgreSQL: READ COMMITTED
-for writes, REPEATABLE READ for reads. Nothing here knows what is stored.
+connections that only read and begin with BEGIN, so that every reading unit sees one snapshot. PostgreSQL: READ
+COMMITTED for writes, REPEATABLE READ and READ ONLY for reads. Nothing here knows what is stored.
 """
 
+import asyncio
+import json
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, event, func, literal
+from sqlalchemy import event, func, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from domain.errors import StorageError, Unavailable
-from persistence.tables import Instant
+from domain.errors import Unavailable
+from persistence.connection import DRIVER_ERRORS, Connection
 
 DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "postgres": "postgresql+asyncpg",
     "postgresql": "postgresql+asyncpg",
 }
-SQLITE_BUSY_MS = 5_000
+SERVER_OPTIONS = {"host", "port", "ssl"}
+SOUND_SQLITE = (3, 51, 3)
+BUSY_SECONDS = 5
+CONNECT_SECONDS = 10
+MIGRATION_LOCK = 0x7E27
+"""Any number that no other program locks in the same database."""
 
 
 def normalised(url: str) -> URL:
@@ -36,72 +42,145 @@ def normalised(url: str) -> URL:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise ValueError("is not a database URL; write it like sqlite:///chat.db or postgresql://host/name") from error
     scheme = parsed.drivername.split("+")[0]
     if scheme not in DRIVERS:
         raise ValueError(f"names the database {scheme!r}; Tertulia knows sqlite:// and postgresql://")
-    return parsed.set(drivername=DRIVERS[scheme])
+    parsed = parsed.set(drivername=DRIVERS[scheme])
+    return _to_a_file(parsed) if scheme == "sqlite" else _to_a_server(parsed)
+
+
+def _to_a_file(url: URL) -> URL:
+    if url.host or url.query or not url.database or url.database.startswith((":memory:", "file:")):
+        raise ValueError("names no SQLite file; write sqlite:///chat.db, or sqlite:////folder/chat.db from the root")
+    return url
+
+
+def _to_a_server(url: URL) -> URL:
+    """`sslmode` is what other clients call asyncpg's `ssl`."""
+    options = {("ssl" if name == "sslmode" else name): value for name, value in url.query.items()}
+    if unknown := sorted(options.keys() - SERVER_OPTIONS):
+        raise ValueError(f"has the option {unknown[0]!r}; only host, port and sslmode are understood")
+    return url.set(query=options)
+
+
+def sqlite_advice() -> str | None:
+    """What an operator should know of this SQLite; None when there is nothing to say."""
+    if sqlite3.sqlite_version_info >= SOUND_SQLITE:
+        return None
+    sound = ".".join(map(str, SOUND_SQLITE))
+    return (
+        f"SQLite {sqlite3.sqlite_version} can, very rarely, damage a database that two processes use at once; "
+        f"{sound} cannot. Use a Python with a newer SQLite, or PostgreSQL."
+    )
 
 
 class Database:
     """The engines of one database. `close()` when done."""
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = 10, pool_seconds: float = 30, statement_seconds: float = 30
+    ) -> None:
+        """`pool_size` is for PostgreSQL. The seconds bound the waits for a free connection and for an answer."""
         self.url = normalised(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._closing: set[asyncio.Task[None]] = set()
         if self.is_sqlite:
-            self._writer = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", pool_size=1)
-            self._reader = _sqlite_engine(self.url, begin="BEGIN", pool_size=4)
+            self._writer = _sqlite(self.url, "BEGIN IMMEDIATE", pool_size=1, pool_timeout=pool_seconds)
+            self._reader = _sqlite(self.url, "BEGIN", "query_only=ON", pool_size=4, pool_timeout=pool_seconds)
         else:
-            self._writer = create_async_engine(self.url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True)
+            self._writer = _postgresql(self.url, statement_seconds, pool_size=pool_size, pool_timeout=pool_seconds)
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     @property
     def file(self) -> Path | None:
-        """The SQLite file, if there is one."""
+        """The SQLite file, if it is one."""
         return Path(self.url.database) if self.is_sqlite and self.url.database else None
 
     @asynccontextmanager
-    async def connect(self, *, writing: bool) -> AsyncIterator[AsyncConnection]:
+    async def connect(self, *, writing: bool) -> AsyncIterator[Connection]:
         """One transaction, rolled back unless committed. Raises Unavailable before work, StorageError in it."""
-        engine = self._writer if writing else self._reader
-        try:
-            connection = await engine.connect()
-        except (SQLAlchemyError, OSError, TimeoutError, PoolTimeoutError) as error:
-            raise Unavailable from error
+        connection = await _opened(self._writer if writing else self._reader)
         try:
             yield connection
-        except (DBAPIError, ConnectionError) as error:
-            raise StorageError(type(error).__name__) from error
         finally:
-            await connection.close()
+            await self._give_back(connection)
 
-    def now(self, ago: timedelta = timedelta()) -> ColumnElement[datetime]:
-        """The instant, or one before it, by the clock that all processes share: the database's, or with SQLite ours."""
-        if self.is_sqlite:
-            return literal(datetime.now(UTC) - ago, Instant())
-        return func.clock_timestamp(type_=DateTime(timezone=True)) - ago
+    @asynccontextmanager
+    async def migrating(self) -> AsyncIterator[Connection]:
+        """A transaction for changing the schema: one at a time, without a time limit for statements.
+
+        SQLite does not look at foreign keys in it: tables that must be made anew there would drag others along.
+        """
+        engine = _sqlite(self.url, "BEGIN IMMEDIATE", "foreign_keys=OFF") if self.is_sqlite else _postgresql(self.url)
+        try:
+            connection = await _opened(engine)
+            try:
+                alone = select(1) if self.is_sqlite else select(func.pg_advisory_xact_lock(MIGRATION_LOCK))
+                await connection.execute(alone)
+                yield connection
+            finally:
+                await self._give_back(connection)
+        finally:
+            await engine.dispose()
 
     async def close(self) -> None:
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=BUSY_SECONDS)
         await self._writer.dispose()
-        if self._reader is not self._writer:
-            await self._reader.dispose()
+        await self._reader.dispose()
+
+    async def _give_back(self, connection: Connection) -> None:
+        """Whoever was cancelled in a call does not wait for its end: the connection comes back by itself."""
+        closing = asyncio.create_task(connection.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        if not connection.busy:
+            await asyncio.shield(closing)
 
 
-def _sqlite_engine(url: URL, *, begin: str, pool_size: int) -> AsyncEngine:
-    engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=30)
+async def _opened(engine: AsyncEngine) -> Connection:
+    try:
+        return Connection(await engine.connect())
+    except DRIVER_ERRORS as error:
+        raise Unavailable from error
+
+
+def _engine(url: URL, **options: Any) -> AsyncEngine:  # noqa: ANN401  SQLAlchemy's own options
+    """JSON is written as it reads, and what is no JSON is refused by SQLite as PostgreSQL refuses it."""
+    to_json = partial(json.dumps, ensure_ascii=False, allow_nan=False)
+    return create_async_engine(url, max_overflow=0, json_serializer=to_json, **options)
+
+
+def _sqlite(url: URL, begin: str, *pragmas: str, pool_size: int = 1, pool_timeout: float = 30) -> AsyncEngine:
+    engine = _engine(url, pool_size=pool_size, pool_timeout=pool_timeout)
+    always = (f"busy_timeout={BUSY_SECONDS * 1000}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
     @event.listens_for(engine.sync_engine, "connect")
-    def configure(connection: DBAPIConnection, _record: Any) -> None:  # noqa: ANN401  SQLAlchemy's own record type
+    def configure(connection: Any, _record: Any) -> None:  # noqa: ANN401  the driver's own type
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={SQLITE_BUSY_MS}", "foreign_keys=ON"):
+        for pragma in always + pragmas:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
     def start(connection: Any) -> None:  # noqa: ANN401  the sync face of the connection
         connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _postgresql(url: URL, statement_seconds: float | None = None, **pool: float) -> AsyncEngine:
+    limits = {"timeout": CONNECT_SECONDS, "command_timeout": statement_seconds}
+    named = {"server_settings": {"application_name": "tertulia"}}
+    engine = _engine(url, connect_args=limits | named, **pool)
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def still_open(connection: Any, _record: Any, _proxy: Any) -> None:  # noqa: ANN401  the driver's own type
+        """The driver notices when the server hangs up, so nobody needs to ask the server each time."""
+        if connection.driver_connection.is_closed():
+            raise DisconnectionError
 
     return engine

@@ -3,44 +3,43 @@
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import and_, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, and_, delete, select, update
 
 from domain.ports import Clock, KnownKey
+from persistence.connection import Connection
 from persistence.tables import idempotency_keys
 
 
 class SqlIdempotencyKeys:
-    def __init__(self, connection: AsyncConnection, clock: Clock) -> None:
+    def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
 
     async def reserve(self, user_id: str, operation: str, key: str, fingerprint: str) -> KnownKey | None:
-        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
+        """The insert waits for whoever holds the key; whether that one committed decides which of the two it was."""
         taken = await self._connection.execute(
-            dialect.insert(idempotency_keys)
+            self._connection.insert(idempotency_keys)
             .values(user_id=user_id, operation=operation, key=key, fingerprint=fingerprint, used_at=self._clock.now())
             .on_conflict_do_nothing()
         )
         if taken.rowcount == 1:
             return None
-        query = select(idempotency_keys).where(
-            idempotency_keys.c.user_id == user_id,
-            idempotency_keys.c.operation == operation,
-            idempotency_keys.c.key == key,
-        )
-        row = (await self._connection.execute(query)).one()
+        query = select(idempotency_keys).where(_is(user_id, operation, key))
+        row = (await self._connection.execute(query)).one_or_none()
+        if row is None:  # swept in this very moment
+            return await self.reserve(user_id, operation, key, fingerprint)
         return KnownKey(row.fingerprint, row.result)
 
     async def keep(self, user_id: str, operation: str, key: str, result: Mapping[str, str | None]) -> None:
-        mine = and_(
-            idempotency_keys.c.user_id == user_id,
-            idempotency_keys.c.operation == operation,
-            idempotency_keys.c.key == key,
+        await self._connection.execute(
+            update(idempotency_keys).where(_is(user_id, operation, key)).values(result=dict(result))
         )
-        await self._connection.execute(update(idempotency_keys).where(mine).values(result=dict(result)))
 
     async def sweep(self, used_before: datetime) -> int:
         gone = await self._connection.execute(delete(idempotency_keys).where(idempotency_keys.c.used_at < used_before))
         return gone.rowcount
+
+
+def _is(user_id: str, operation: str, key: str) -> ColumnElement[bool]:
+    columns = idempotency_keys.c
+    return and_(columns.user_id == user_id, columns.operation == operation, columns.key == key)

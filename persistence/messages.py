@@ -1,28 +1,30 @@
-"""Messages: rows <-> values, and walks along the tree.
+"""Messages: rows <-> values, and pages of them.
 
 What a live reply has so far is folded from its log here, in the same snapshot as its status, so that a message's
-parts and its cursor never disagree.
+parts and its cursor never disagree. The walks along the tree are in `persistence/paths.py`.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import CTE, Row, Select, and_, insert, literal, or_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Select, and_, insert, literal, or_, select
 
 from domain.conversations import Message, Page, PageRequest, Role
 from domain.errors import InvalidInput
 from domain.events import Folder
-from domain.replies import Reply, Usage
+from domain.replies import Usage
+from persistence.connection import AnyRow, Connection
+from persistence.events import events_of, parts_from_json, parts_to_json
+from persistence.paging import page_of, window
+from persistence.paths import between, is_on_path, newest_above
 from persistence.replies import reply_from, usage_of
-from persistence.streaming import events_of, parts_from_json, parts_to_json
 from persistence.tables import conversations, messages, replies
 
 REPLY_PREFIX = "reply__"
 
 
 class SqlMessages:
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def add(self, message: Message) -> None:
@@ -46,81 +48,53 @@ class SqlMessages:
     async def get_many(self, user_id: str, message_ids: Sequence[str]) -> dict[str, Message]:
         visible = and_(conversations.c.user_id == user_id, conversations.c.deleted_at.is_(None))
         query = _with_reply().join(conversations, conversations.c.id == messages.c.conversation_id).where(visible)
-        return {m.id: m for m in await self._load(query.where(messages.c.id.in_(message_ids)))}
+        return {m.id: m for m in await self._load(query.where(self._connection.among(messages.c.id, message_ids)))}
 
     async def watched(self, message_id: str) -> Message | None:
-        """The message whoever asks, deleted or not: for a reader whose right was checked when the stream began."""
         found = await self._load(_with_reply().where(messages.c.id == message_id))
         return found[0] if found else None
 
     async def path(self, conversation_id: str, leaf_id: str, request: PageRequest) -> Page[Message]:
         for cursor in (request.after, request.before):
-            if cursor is not None and not await self._exists(conversation_id, cursor):
-                raise InvalidInput("This is not a cursor of this message list; pass a cursor as it came.")
-        ids = await self._ids_upwards(leaf_id, request)
-        more = len(ids) > request.size
-        if request.first is not None:
-            chosen = list(reversed(ids))[: request.size]
-            page_flags = {"has_next": more, "has_previous": request.after is not None}
-        else:
-            chosen = list(reversed(ids[: request.size]))
-            page_flags = {"has_next": request.before is not None, "has_previous": more}
-        by_id = {m.id: m for m in await self._load(_with_reply().where(messages.c.id.in_(chosen)))}
-        return Page(tuple(by_id[i] for i in chosen), **page_flags)
+            if cursor is not None and not await self._is_there(is_on_path(conversation_id, leaf_id, cursor)):
+                raise _not_a_cursor()
+        ids = list((await self._connection.execute(between(conversation_id, leaf_id, request))).scalars())
+        page = page_of(ids if request.first is None else ids[::-1], request)
+        query = _with_reply().where(self._connection.among(messages.c.id, page.items))
+        found = {message.id: message for message in await self._load(query)}
+        return Page(tuple(found[i] for i in page.items), page.has_next, page.has_previous)
 
     async def newest(self, message_id: str, token_budget: int, overhead: int) -> list[Message]:
-        above = select(messages.c.parent_id).where(messages.c.id == message_id).scalar_subquery()
-        cost = messages.c.token_count + overhead
-        walk = (
-            select(messages.c.id, messages.c.parent_id, cost.label("total"))
-            .where(messages.c.id == above)
-            .cte("walk", recursive=True)
-        )
-        walk = walk.union_all(
-            select(messages.c.id, messages.c.parent_id, (walk.c.total + cost).label("total"))
-            .join(walk, messages.c.id == walk.c.parent_id)
-            .where(walk.c.total + cost <= token_budget)
-        )
-        query = _with_reply().join(walk, walk.c.id == messages.c.id).order_by(walk.c.total.desc(), messages.c.id)
-        return await self._load(query)
+        walk = newest_above(message_id, token_budget, overhead)
+        return await self._load(_with_reply().join(walk, walk.c.id == messages.c.id).order_by(walk.c.n.desc()))
 
     async def children(self, keys: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], list[str]]:
         found: dict[tuple[str, str | None], list[str]] = {key: [] for key in keys}
         parents = [parent for _, parent in keys if parent is not None]
         roots = [conversation for conversation, parent in keys if parent is None]
-        query = (
-            select(messages.c.conversation_id, messages.c.parent_id, messages.c.id)
-            .where(
-                or_(
-                    messages.c.parent_id.in_(parents),
-                    and_(messages.c.parent_id.is_(None), messages.c.conversation_id.in_(roots)),
-                )
-            )
-            .order_by(messages.c.id)
-        )
-        for conversation_id, parent_id, message_id in (await self._connection.execute(query)).all():
-            found.setdefault((conversation_id, parent_id), []).append(message_id)
+        under = self._connection.among(messages.c.parent_id, parents)
+        without = and_(messages.c.parent_id.is_(None), self._connection.among(messages.c.conversation_id, roots))
+        query = select(messages.c.conversation_id, messages.c.parent_id, messages.c.id).where(or_(under, without))
+        for row in (await self._connection.execute(query.order_by(messages.c.id))).all():
+            key = (row.conversation_id, row.parent_id)
+            if key in found:
+                found[key].append(row.id)
         return found
 
     async def all(self, conversation_id: str, request: PageRequest) -> Page[Message]:
-        query = _with_reply().where(messages.c.conversation_id == conversation_id)
-        if request.after is not None:
-            query = query.where(messages.c.id > request.after)
-        found = await self._load(query.order_by(messages.c.id).limit(request.size + 1))
-        more = len(found) > request.size
-        return Page(tuple(found[: request.size]), has_next=more, has_previous=request.after is not None)
+        theirs = messages.c.conversation_id == conversation_id
+        for cursor in (request.after, request.before):
+            if cursor is not None and not await self._is_there(
+                select(literal(1)).where(theirs, messages.c.id == cursor)
+            ):
+                raise _not_a_cursor()
+        query = window(_with_reply().where(theirs), request, [messages.c.id], lambda cursor: (cursor,))
+        return page_of(await self._load(query), request)
 
-    async def _exists(self, conversation_id: str, message_id: str) -> bool:
-        query = select(literal(1)).where(messages.c.id == message_id, messages.c.conversation_id == conversation_id)
+    async def _is_there(self, query: Select[*tuple[Any, ...]]) -> bool:
         return (await self._connection.execute(query)).first() is not None
 
-    async def _ids_upwards(self, leaf_id: str, request: PageRequest) -> list[str]:
-        """Ids from the newest end of the page upwards: one more than asked for where the walk can be cut short."""
-        walk = _walk_up(leaf_id, request)
-        query = select(walk.c.id).order_by(walk.c.n)
-        return [row.id for row in (await self._connection.execute(query)).all()]
-
-    async def _load(self, query: Select[Any]) -> list[Message]:
+    async def _load(self, query: Select[*tuple[Any, ...]]) -> list[Message]:
         rows = (await self._connection.execute(query)).all()
         made = [row.id for row in rows if row.reply__id is not None]
         usage = await usage_of(self._connection, made)
@@ -131,32 +105,17 @@ class SqlMessages:
         return [_message_from(row, usage.get(row.id), folders.get(row.id)) for row in rows]
 
 
-def _walk_up(leaf_id: str, request: PageRequest) -> CTE:
-    start = select(messages.c.id, messages.c.parent_id, literal(1).label("n"))
-    if request.before is None:
-        start = start.where(messages.c.id == leaf_id)
-    else:
-        above = select(messages.c.parent_id).where(messages.c.id == request.before).scalar_subquery()
-        start = start.where(messages.c.id == above)
-    if request.after is not None:
-        start = start.where(messages.c.id != request.after)
-    walk = start.cte("walk", recursive=True)
-    step = select(messages.c.id, messages.c.parent_id, (walk.c.n + 1).label("n"))
-    step = step.join(walk, messages.c.id == walk.c.parent_id)
-    if request.last is not None:
-        step = step.where(walk.c.n <= request.last)
-    if request.after is not None:
-        step = step.where(messages.c.id != request.after)
-    return walk.union_all(step)
+def _not_a_cursor() -> InvalidInput:
+    return InvalidInput("This is not a cursor of this message list; pass a cursor as it came.")
 
 
-def _with_reply() -> Select[Any]:
+def _with_reply() -> Select[*tuple[Any, ...]]:
     reply_columns = [column.label(REPLY_PREFIX + column.name) for column in replies.c]
     return select(messages, *reply_columns).outerjoin(replies, replies.c.id == messages.c.id)
 
 
-def _message_from(row: Row[Any], usage: Usage | None, folder: Folder | None) -> Message:
-    reply: Reply | None = None if row.reply__id is None else reply_from(row, REPLY_PREFIX, usage)
+def _message_from(row: AnyRow, usage: Usage | None, folder: Folder | None) -> Message:
+    reply = None if row.reply__id is None else reply_from(row, REPLY_PREFIX, usage)
     return Message(
         id=row.id,
         conversation_id=row.conversation_id,

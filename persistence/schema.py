@@ -1,8 +1,6 @@
 """The database's version: bring it up to date, say where it stands. The migrations are in `migrations/`."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -14,7 +12,6 @@ from sqlalchemy import Connection
 from persistence.database import Database
 from persistence.tables import metadata
 
-T = TypeVar("T")
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -32,33 +29,36 @@ def newest_revision() -> str:
 
 
 async def upgrade(database: Database, revision: str = "head") -> None:
-    """Apply what is missing, in one transaction. An embedded database's folder is made when it is absent."""
+    """Apply what is missing, in one transaction; of several at once each waits for the one before.
+
+    An embedded database's folder is made when it is absent.
+    """
     if database.file is not None:
         database.file.parent.mkdir(parents=True, exist_ok=True)
-    await _run(database, lambda connection: command.upgrade(_config(connection), revision))
+    async with database.migrating() as connection:
+        await connection.run(lambda sync: command.upgrade(_config(sync), revision))
+        await connection.commit()
 
 
 async def downgrade(database: Database, revision: str) -> None:
-    await _run(database, lambda connection: command.downgrade(_config(connection), revision))
+    """Undo what came after a revision ("base" undoes all), in one transaction."""
+    async with database.migrating() as connection:
+        await connection.run(lambda sync: command.downgrade(_config(sync), revision))
+        await connection.commit()
 
 
 async def current_revision(database: Database) -> str | None:
     """None for an empty database."""
-    return await _run(database, lambda connection: MigrationContext.configure(connection).get_current_revision())
+    async with database.connect(writing=False) as connection:
+        return await connection.run(lambda sync: MigrationContext.configure(sync).get_current_revision())
 
 
 async def drift(database: Database) -> list[object]:
     """What the migrated database and `tables.py` disagree on; empty when all is well."""
-    return await _run(
-        database,
-        lambda connection: list(
-            compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata)
-        ),
-    )
+    async with database.connect(writing=False) as connection:
+        return await connection.run(_differences)
 
 
-async def _run(database: Database, work: Callable[[Connection], T]) -> T:
-    async with database.connect(writing=True) as connection:
-        result = await connection.run_sync(work)
-        await connection.commit()
-        return result
+def _differences(connection: Connection) -> list[object]:
+    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    return list(compare_metadata(context, metadata))

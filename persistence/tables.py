@@ -6,6 +6,9 @@
 
 Text that grows is never rewritten: a live reply's text is in `reply_events` only, and is folded into
 `messages.parts` once, in the transaction that settles it.
+
+Everything a conversation owns goes with it by ON DELETE CASCADE, but no row goes with its parent message: SQLite
+follows a chain of cascades only to a depth of 1,000, and a conversation may be longer.
 """
 
 from datetime import UTC, datetime
@@ -38,14 +41,28 @@ metadata = MetaData(
 )
 
 
+class Id(TypeDecorator[str]):
+    """An id. Clients send any text as one: what no database can store is made storable, and names nothing."""
+
+    impl = String(48)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None or (value.isascii() and "\0" not in value):
+            return value
+        return value.encode(errors="replace").decode().replace("\0", "?")
+
+
 class Instant(TypeDecorator[datetime]):
-    """An instant with microseconds; SQLite forgets the zone, so UTC goes in and comes out."""
+    """An instant with microseconds; SQLite forgets the zone, so UTC goes in and comes out. Without a zone it is UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else value.astimezone(UTC)
+        if value is None or value.tzinfo is None:
+            return None if value is None else value.replace(tzinfo=UTC)
+        return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None or value.tzinfo is not None:
@@ -53,12 +70,12 @@ class Instant(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC)
 
 
-Json = JSON().with_variant(JSONB(), "postgresql")
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 users = Table(
     "users",
     metadata,
-    Column("id", String(48), primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("display_name", Text),
     Column("created_at", Instant, nullable=False),
 )
@@ -66,7 +83,7 @@ users = Table(
 conversations = Table(
     "conversations",
     metadata,
-    Column("id", String(48), primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
     Column("title", Text, nullable=False),
     Column("title_source", String(16), nullable=False),
@@ -75,7 +92,7 @@ conversations = Table(
     Column("last_activity_at", Instant, nullable=False),
     Column("settings", Json, nullable=False),
     Column("metadata", Json, nullable=False),
-    Column("leaf_id", String(48)),
+    Column("leaf_id", Id),
     Column("deleted_at", Instant),
     Index("ix_conversations_sidebar", "user_id", "last_activity_at", "id"),
     Index("ix_conversations_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
@@ -84,9 +101,9 @@ conversations = Table(
 messages = Table(
     "messages",
     metadata,
-    Column("id", String(48), primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("conversation_id", ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False),
-    Column("parent_id", ForeignKey("messages.id", ondelete="CASCADE")),
+    Column("parent_id", ForeignKey("messages.id")),
     Column("role", String(16), nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("parts", Json, nullable=False),
@@ -105,8 +122,8 @@ replies = Table(
     Column("status", String(16), nullable=False),
     Column("settings", Json, nullable=False),
     Column("instruction", Text),
-    Column("behind_id", String(48)),
-    Column("owner", String(48)),
+    Column("behind_id", Id),
+    Column("owner", Id),
     Column("attempt", Integer, nullable=False),
     Column("rescues", Integer, nullable=False),
     Column("requests", Integer, nullable=False),
@@ -124,10 +141,11 @@ replies = Table(
     Column("completion_id", Text),
     Column("request_id", Text),
     Column("last_seq", Integer),
+    Column("swept", Boolean, nullable=False, default=False),
     Index("ix_replies_conversation_id", "conversation_id"),
     Index("ix_replies_status_queued_at", "status", "queued_at"),
     Index("ix_replies_behind_id", "behind_id"),
-    Index("ix_replies_finished_at", "finished_at"),
+    Index("ix_replies_swept_finished_at", "swept", "finished_at"),
 )
 
 reply_events = Table(
@@ -171,6 +189,6 @@ idempotency_keys = Table(
 workers = Table(
     "workers",
     metadata,
-    Column("id", String(48), primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("beat_at", Instant, nullable=False),
 )

@@ -3,11 +3,11 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import select
 
 from domain.ports import Clock
 from persistence.accounts import SqlUsers
+from persistence.connection import Connection
 from persistence.conversations import SqlConversations
 from persistence.database import Database
 from persistence.keys import SqlIdempotencyKeys
@@ -18,14 +18,14 @@ from persistence.workers import SqlWorkers
 
 
 class SqlUnitOfWork:
-    def __init__(self, connection: AsyncConnection, database: Database, clock: Clock) -> None:
+    def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self.users = SqlUsers(connection)
         self.conversations = SqlConversations(connection)
         self.messages = SqlMessages(connection)
         self.replies = SqlReplies(connection, clock)
         self.log = SqlLog(connection, clock)
-        self.workers = SqlWorkers(connection, database)
+        self.workers = SqlWorkers(connection, clock)
         self.keys = SqlIdempotencyKeys(connection, clock)
 
     async def commit(self) -> None:
@@ -43,14 +43,14 @@ class SqlStorage:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[SqlUnitOfWork]:
         async with self._database.connect(writing=True) as connection:
-            yield SqlUnitOfWork(connection, self._database, self._clock)
+            yield SqlUnitOfWork(connection, self._clock)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[SqlUnitOfWork]:
         async with self._database.connect(writing=False) as connection:
-            yield SqlUnitOfWork(connection, self._database, self._clock)
+            yield SqlUnitOfWork(connection, self._clock)
 
     async def ping(self) -> None:
         """Raises Unavailable or StorageError when the database does not answer."""
         async with self._database.connect(writing=False) as connection:
-            await connection.execute(text("SELECT 1"))
+            await connection.execute(select(1))

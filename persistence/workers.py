@@ -2,27 +2,24 @@
 
 from datetime import timedelta
 
-from sqlalchemy import delete, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, and_, delete, or_, select, update
 
 from domain.events import LoggedEvent, StatusChanged
+from domain.ports import Clock
 from domain.replies import Lease, ReplyStatus
-from persistence.database import Database
-from persistence.replies import last_seq, lease_from
-from persistence.streaming import append_events, event_to_row
-from persistence.tables import replies, workers
+from persistence.connection import Connection
+from persistence.events import append_events, event_to_row, last_numbers
+from persistence.replies import lease_from, stop_in_queue
+from persistence.tables import conversations, replies, workers
 
 
 class SqlWorkers:
-    def __init__(self, connection: AsyncConnection, database: Database) -> None:
+    def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
-        self._database = database
+        self._clock = clock
 
     async def beat(self, owner: str) -> None:
-        dialect = sqlite if self._database.is_sqlite else postgresql
-        now = self._database.now()
-        statement = dialect.insert(workers).values(id=owner, beat_at=now)
+        statement = self._connection.insert(workers).values(id=owner, beat_at=self._connection.now())
         await self._connection.execute(
             statement.on_conflict_do_update(index_elements=["id"], set_={"beat_at": statement.excluded.beat_at})
         )
@@ -34,28 +31,42 @@ class SqlWorkers:
         await self._connection.execute(delete(workers))
 
     async def orphans(self, lease_seconds: float) -> list[Lease]:
-        dead = workers.c.beat_at < self._database.now(timedelta(seconds=lease_seconds))
+        """They and their conversations stay locked, so that nobody writes on while they are looked at.
+
+        What others have locked is left for the next round: so this unit never waits, and nobody waits in a circle.
+        """
+        dead = workers.c.beat_at < self._connection.now(timedelta(seconds=lease_seconds))
         query = (
             select(replies)
+            .join(conversations, conversations.c.id == replies.c.conversation_id)
             .outerjoin(workers, workers.c.id == replies.c.owner)
             .where(replies.c.status == ReplyStatus.STREAMING.value, or_(workers.c.id.is_(None), dead))
             .order_by(replies.c.id)
-            .with_for_update(skip_locked=True, of=replies)
+            .with_for_update(key_share=True, skip_locked=True, of=[replies, conversations])
         )
         rows = (await self._connection.execute(query)).all()
-        return [
-            lease_from(row, row.attempt, row.owner or "", await last_seq(self._connection, row.id) + 1) for row in rows
-        ]
+        newest = await last_numbers(self._connection, [row.id for row in rows]) if rows else {}
+        return [lease_from(row, row.attempt, row.owner or "", newest.get(row.id, 0) + 1) for row in rows]
+
+    async def disown(self, lease: Lease) -> None:
+        await self._connection.execute(update(replies).where(_holds(lease)).values(owner=None))
 
     async def requeue(self, lease: Lease) -> None:
-        await self._connection.execute(
+        put_back = (
             update(replies)
-            .where(
-                replies.c.id == lease.reply_id,
-                replies.c.attempt == lease.attempt,
-                replies.c.status == ReplyStatus.STREAMING.value,
-            )
+            .where(_holds(lease))
             .values(status=ReplyStatus.QUEUED.value, owner=None, rescues=replies.c.rescues + 1)
+            .returning(replies)
         )
+        row = (await self._connection.execute(put_back)).one_or_none()
+        if row is None:
+            return
         change = LoggedEvent(lease.next_seq, lease.attempt, StatusChanged(ReplyStatus.QUEUED))
         await append_events(self._connection, [event_to_row(lease.reply_id, change)])
+        if row.stop_requested:
+            await stop_in_queue(self._connection, row, self._clock.now())
+
+
+def _holds(lease: Lease) -> ColumnElement[bool]:
+    streaming = replies.c.status == ReplyStatus.STREAMING.value
+    return and_(replies.c.id == lease.reply_id, replies.c.attempt == lease.attempt, streaming)

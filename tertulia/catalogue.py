@@ -6,9 +6,8 @@ Context windows of well-known models are from OpenAI's public model pages; for o
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from pydantic_settings.sources import read_env_file
+from dotenv import dotenv_values
 
 from domain.models import Model
 from providers.chat import Provider
@@ -71,7 +70,7 @@ def _model(name: str, settings: Settings) -> Model:
 def _from_entry(name: str, entry: ProviderEntry) -> Provider:
     key = ""
     if entry.api_key_env is not None:
-        key = os.environ.get(entry.api_key_env) or read_env_file(Path(".env")).get(entry.api_key_env.lower()) or ""
+        key = os.environ.get(entry.api_key_env) or dotenv_values(".env").get(entry.api_key_env) or ""
         if not key:
             raise SettingsError(
                 f"{entry.api_key_env} is not set, but the provider {name!r} in the file that TERTULIA_CONFIG names "

@@ -17,7 +17,7 @@ from providers.local import find_local_model
 from tertulia import __version__, catalogue
 from tertulia.main import create_app
 from tertulia.services import usable_database
-from tertulia.serving import uvicorn_config
+from tertulia.serving import drop_unread_connections, uvicorn_config
 from tertulia.settings import Settings, SettingsError, check_exposure, load_settings, variable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A conversation server for language models.")
@@ -102,6 +102,7 @@ def _listener(settings: Settings) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
         listener.set_inheritable(True)
+        drop_unread_connections(listener)
     except OSError as error:
         fail(
             f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}. "

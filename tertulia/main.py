@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -18,6 +19,8 @@ from tertulia import http
 from tertulia.services import open_services
 from tertulia.settings import Settings, SettingsError, load_settings
 from tertulia.telemetry import configure_logging
+
+log = structlog.get_logger("tertulia")
 
 
 def create_app(settings: Settings | None = None, limits: Limits | None = None, **overrides: Any) -> FastAPI:  # noqa: ANN401
@@ -36,7 +39,9 @@ def create_app(settings: Settings | None = None, limits: Limits | None = None, *
                 raise
             app.state.running = running
             schema.unexpected = running.telemetry.unexpected
+            log.info("started", version=running.services.facts.version, models=[m.name for m in running.model.models()])
             yield
+            log.info("stopping")
 
     async def context(connection: HTTPConnection) -> Context:
         return Context(connection.app.state.running.services, LOCAL_USER_ID)

@@ -105,7 +105,7 @@ async def open_services(
             settings.max_live_replies,
         )
         facts = ServerFacts(_version(), settings.max_message_characters, settings.stream_retention)
-        services = Services(conversations, replies, stream, facts, telemetry.operation)
+        services = Services(conversations, replies, stream, facts, telemetry.operation, telemetry.reply_queued)
         await stack.enter_async_context(_working(worker, settings.shutdown_grace))
         yield Running(settings, services, storage, database, worker, model, telemetry)
 

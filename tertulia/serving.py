@@ -1,5 +1,7 @@
 """How uvicorn is to run the application: the one place with its settings, for the command line and for tests."""
 
+import socket
+
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -7,8 +9,18 @@ MAX_FRAME_BYTES = 262_144
 PING_SECONDS = 25.0
 PONG_SECONDS = 300.0
 """uvicorn closes a socket whose pong is late with 1011, which clients never retry; so the pong may be very late."""
+UNREAD_SECONDS = 60
 GRACEFUL_SECONDS = 5
 """Without a limit one stalled reader keeps a stopping process alive for ever."""
+
+
+def drop_unread_connections(listener: socket.socket) -> None:
+    """Let the system end connections whose other side takes nothing for so long; they inherit it from the listener.
+
+    The time limit on sends frees what such a reader holds of ours, but closing waits until everything is sent.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_SECONDS * 1000)
 
 
 def uvicorn_config(app: ASGIApp) -> uvicorn.Config:

@@ -2,34 +2,43 @@
 
 import logging
 import sys
+import traceback
 from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from structlog.typing import EventDict
 
 from domain.errors import ProviderError, StorageError, Unavailable
 from domain.models import ChatRequest
 from domain.ports import ProviderCall
 from domain.replies import Lease, Outcome
+from domain.reply_service import Sent
 from tertulia.settings import Settings
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 FLUSH_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+TALKATIVE = ("uvicorn", "openai", "httpx", "httpx2", "aiosqlite", "alembic", "strawberry", "asyncio", "filelock")
+"""Libraries that log addresses, frames or bodies, and with them what people write."""
 
 
 def configure_logging(settings: Settings) -> None:
-    """JSON in production, coloured lines in a terminal; the standard library's loggers go the same way."""
+    """JSON in production, coloured lines in a terminal; the standard library's loggers go the same way.
+
+    A line that cannot be written is lost: logging never raises, so that a full disk or a closed pipe stops no reply.
+    """
     console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        traceback_without_messages,
     ]
     renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer],
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(settings.log_level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
@@ -37,9 +46,29 @@ def configure_logging(settings: Settings) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
+    logging.raiseExceptions = False
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
-    for noisy in ("uvicorn.access", "openai", "httpx", "httpx2", "aiosqlite", "alembic", "strawberry", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for talkative in TALKATIVE:
+        logging.getLogger(talkative).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def traceback_without_messages(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Where an exception came from, and its type; what it says is left out, as it may quote what users wrote."""
+    given = event.pop("exc_info", None)
+    error = sys.exception() if given is True else given[1] if isinstance(given, tuple) else given
+    if isinstance(error, BaseException):
+        event["exception"] = "".join(_frames(error))
+    return event
+
+
+def _frames(error: BaseException | None) -> list[str]:
+    """The frames of an exception after those of its causes and before those of its parts."""
+    if error is None:
+        return []
+    earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    own = [*traceback.format_tb(error.__traceback__), f"{type(error).__module__}.{type(error).__qualname__}\n"]
+    return [*_frames(earlier), *own, *(line for part in parts for line in _frames(part))]
 
 
 class OperatorTelemetry:
@@ -139,3 +168,9 @@ class OperatorTelemetry:
 
     def operation(self, name: str, kind: str, outcome: str) -> None:
         self.operations.labels(name, kind, outcome).inc()
+        self.log.info("operation", operation=name, type=kind, outcome=outcome)
+
+    def reply_queued(self, sent: Sent) -> None:
+        """Ties the request, whose id every line of its own carries, to the reply, which is made outside it."""
+        ids = {"conversation_id": sent.conversation_id, "message_id": sent.message_id, "reply_id": sent.reply_id}
+        self.log.info("reply queued", **ids, replayed=sent.replayed)

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import uvicorn
+from starlette.types import ASGIApp
 
 from domain.ports import ChatModel
 from tertulia.main import create_app
@@ -51,11 +52,18 @@ class Serving:
 
 @asynccontextmanager
 async def serving(settings: Settings, model: ChatModel | None = None, **overrides: Any) -> AsyncIterator[Serving]:
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
     if model is not None:
         overrides["model"] = model
     app = create_app(settings, **overrides)
+    async with listening(app) as url, aiohttp.ClientSession() as http:
+        yield Serving(url, http, app.state.running)
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp) -> AsyncIterator[str]:
+    """Any application behind the server's own uvicorn; the address."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn_config(app))
     task = asyncio.create_task(server._serve(sockets=[listener]))
     while not server.started:
@@ -63,9 +71,7 @@ async def serving(settings: Settings, model: ChatModel | None = None, **override
             await task
         await asyncio.sleep(0.01)
     try:
-        async with aiohttp.ClientSession() as http:
-            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            yield Serving(url, http, app.state.running)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         await task

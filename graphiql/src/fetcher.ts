@@ -20,6 +20,23 @@ function findReplyId(result: unknown): string | undefined {
   }
 }
 
+type ReplyEvent = { __typename?: string; text?: string; reply?: { text?: string } };
+type Result = { data?: { replyStream?: ReplyEvent } | null; extensions?: object };
+
+/** GraphiQL shows the latest event only; so that a reply can be watched, each event is given the text up to it. */
+async function* withTextSoFar(results: AsyncIterable<Result>): AsyncGenerator<Result> {
+  let textSoFar = '';
+  for await (const result of results) {
+    const event = result.data?.replyStream;
+    if (event === undefined) {
+      yield result;
+      continue;
+    }
+    textSoFar = event.reply?.text ?? textSoFar + (event.text ?? '');
+    yield { ...result, extensions: { ...result.extensions, textSoFar } };
+  }
+}
+
 /** The fetcher of the page. `onReply` hears of every reply that an operation has begun. */
 export function createFetcher(onReply: (replyId: string) => void): Fetcher {
   return async (params, options) => {
@@ -28,6 +45,6 @@ export function createFetcher(onReply: (replyId: string) => void): Fetcher {
     if (replyId !== undefined) {
       onReply(replyId);
     }
-    return result;
+    return Symbol.asyncIterator in Object(result) ? withTextSoFar(result as AsyncIterable<Result>) : result;
   };
 }

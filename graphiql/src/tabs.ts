@@ -52,7 +52,7 @@ mutation Send($text: String!) {
 }
 `,
     variables: `{
-  "text": "What is the capital of France?"
+  "text": "Tell me a long story about a lighthouse keeper and a whale."
 }
 `,
   },
@@ -60,7 +60,8 @@ mutation Send($text: String!) {
     query: `# Follows one reply until it is finished.
 # It begins with a snapshot of what is written; with
 # the cursor of an earlier event as $after it goes on
-# from there. Only the latest event is shown.
+# from there. Only the latest event is shown; this
+# page adds the text so far to it as an extension.
 subscription Stream($replyId: ID!, $after: String) {
   replyStream(replyId: $replyId, after: $after) {
     __typename

@@ -1,4 +1,7 @@
-"""Alembic's entry: runs the migrations on the connection that `persistence/schema.py` hands over."""
+"""Alembic's entry: runs the migrations on the connection that `persistence/schema.py` hands over.
+
+That connection is in a transaction already, so Alembic neither begins nor commits one.
+"""
 
 from alembic import context
 

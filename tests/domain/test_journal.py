@@ -135,6 +135,16 @@ async def test_what_gathers_during_a_flush_is_one_event_of_the_next(desk: Desk) 
     assert TextDelta(0, "abc") in [event for _, event in await desk.stored()]
 
 
+async def test_the_text_so_far_knows_what_is_being_committed(desk: Desk) -> None:
+    desk.storage.open.clear()
+    desk.tail.append(PartAdded(0, PartKind.TEXT))
+    desk.tail.append(TextDelta(0, "one "))
+    await desk.storage.waiting.wait()
+    desk.tail.append(TextDelta(0, "two"))
+    assert desk.tail.text_so_far() == "one two"
+    desk.storage.open.set()
+
+
 async def test_a_lost_lease_halts_the_generator_and_stores_nothing_more(desk: Desk) -> None:
     async with desk.storage.write() as work:
         (orphan,) = await work.workers.orphans(0)
@@ -191,4 +201,6 @@ async def test_a_first_piece_does_not_drag_the_pieces_of_others_along(tmp_path: 
         for gate in gates:
             gate.set()
         replies = [await talk.settled(s.reply_id) for s in sent]
-    assert {reply.text for reply in replies} == {"one two"}
+    assert {(reply.text, reply.reply and reply.reply.status) for reply in replies} == {
+        ("one two", ReplyStatus.COMPLETE)
+    }

@@ -1,6 +1,8 @@
 """Starting again after a crash, and stopping in good order."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from domain.conversations import Message
@@ -25,9 +27,8 @@ async def after_a_crash(folder: Path, *, shown: str | None) -> Message:
         sent = await talk.send()
         await streaming(talk, sent.reply_id, shown)
         copy = folder / "copy.db"
-        async with running.database.connect(writing=True) as connection:
-            await connection.exec_driver_sql("COMMIT")
-            await connection.exec_driver_sql(f"VACUUM INTO '{copy}'")
+        with closing(sqlite3.connect(folder / "test.db")) as connection:
+            connection.execute("VACUUM INTO ?", [str(copy)])
     later = settings.model_copy(update={"database_url": f"sqlite:///{copy}"})
     async with open_services(later, model=ScriptedModel(answer("again")), tokens=WordCounter()) as running:
         return await Talk(running, model).settled(sent.reply_id)
@@ -47,6 +48,31 @@ async def test_a_reply_that_had_shown_nothing_is_asked_for_again(tmp_path: Path)
     assert reply.text == "again"
     assert reply.reply is not None
     assert (reply.reply.attempt, reply.reply.rescues) == (2, 1)
+
+
+async def test_a_reply_whose_generator_crashed_is_taken_over(tmp_path: Path) -> None:
+    model = ScriptedModel([*answer("Half a")[:-1], RuntimeError("boom")])
+    async with open_services(settings_for(tmp_path), model=model, tokens=BrokenCounter()) as running:
+        talk = Talk(running, model)
+        sent = await talk.send()
+        reply = await talk.settled(sent.reply_id)
+    assert reply.text == "Half a"
+    assert reply.reply is not None
+    assert reply.reply.error is not None
+    assert reply.reply.error.code is ReplyErrorCode.INTERRUPTED
+
+
+class BrokenCounter(WordCounter):
+    """Breaks once a reply is counted: the words of the answer, not of the question."""
+
+    def __init__(self) -> None:
+        self.breaks = 3
+
+    def count(self, model: str, text: str) -> int:
+        if "Half" in text and self.breaks:
+            self.breaks -= 1
+            raise RuntimeError("boom")
+        return super().count(model, text)
 
 
 async def test_stopping_the_server_ends_what_is_not_done_as_interrupted(tmp_path: Path) -> None:

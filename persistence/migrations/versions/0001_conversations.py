@@ -81,7 +81,7 @@ def _create_messages() -> None:
         sa.ForeignKeyConstraint(
             ["conversation_id"], ["conversations.id"], name="fk_messages_conversation_id", ondelete="CASCADE"
         ),
-        sa.ForeignKeyConstraint(["parent_id"], ["messages.id"], name="fk_messages_parent_id", ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["parent_id"], ["messages.id"], name="fk_messages_parent_id"),
     )
     op.create_index("ix_messages_conversation_id_id", "messages", ["conversation_id", "id"])
     op.create_index("ix_messages_parent_id", "messages", ["parent_id"])
@@ -114,6 +114,7 @@ def _create_replies() -> None:
         sa.Column("completion_id", sa.Text),
         sa.Column("request_id", sa.Text),
         sa.Column("last_seq", sa.Integer),
+        sa.Column("swept", sa.Boolean, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_replies"),
         sa.ForeignKeyConstraint(["id"], ["messages.id"], name="fk_replies_id", ondelete="CASCADE"),
         sa.ForeignKeyConstraint(
@@ -123,7 +124,7 @@ def _create_replies() -> None:
     op.create_index("ix_replies_conversation_id", "replies", ["conversation_id"])
     op.create_index("ix_replies_status_queued_at", "replies", ["status", "queued_at"])
     op.create_index("ix_replies_behind_id", "replies", ["behind_id"])
-    op.create_index("ix_replies_finished_at", "replies", ["finished_at"])
+    op.create_index("ix_replies_swept_finished_at", "replies", ["swept", "finished_at"])
 
 
 def _create_logs() -> None:

@@ -1,0 +1,92 @@
+"""One connection in one transaction, as the repositories see it.
+
+A call to the driver always goes on to its end, also when the task that made it is cancelled meanwhile: an interrupted
+driver loses its connection, and SQLite's thread would go on all the same. What the driver raises becomes a
+StorageError. What the dialects say differently in statements is here, so that repositories need not know which one
+they talk to. Nothing here knows what is stored.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias, TypeVar
+
+import sqlalchemy
+from sqlalchemy import ARRAY, ColumnElement, CursorResult, DateTime, Executable, Row, Table, any_, func, literal
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.errors import StorageError
+from persistence.tables import Instant
+
+T = TypeVar("T")
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+AnyResult: TypeAlias = CursorResult[*tuple[Any, ...]]
+Insert: TypeAlias = postgresql.Insert | sqlite.Insert
+Parameters: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+DRIVER_ERRORS = (SQLAlchemyError, OSError, UnicodeError)
+
+
+class Connection:
+    def __init__(self, connection: AsyncConnection) -> None:
+        self.is_sqlite = connection.dialect.name == "sqlite"
+        self._connection = connection
+        self._call: asyncio.Future[Any] | None = None
+
+    async def execute(self, statement: Executable, parameters: Parameters | None = None) -> AnyResult:
+        """With a sequence of parameters the statement is executed once for each, in order."""
+        return await self._whole(self._connection.execute(statement, parameters))
+
+    async def run(self, work: Callable[[sqlalchemy.Connection], T]) -> T:
+        """Run code that is written for a blocking connection."""
+        return await self._whole(self._connection.run_sync(work))
+
+    async def commit(self) -> None:
+        await self._whole(self._connection.commit())
+
+    @property
+    def busy(self) -> bool:
+        """A call goes on that a cancelled task has left behind."""
+        return self._call is not None and not self._call.done()
+
+    async def close(self) -> None:
+        """When the last call has ended, roll back what is not committed, and give the connection back. Never raises."""
+        if self._call is not None:
+            await asyncio.wait([self._call])
+        with suppress(*DRIVER_ERRORS):
+            if self._silent:
+                await self._connection.invalidate()
+            await self._connection.close()
+
+    @property
+    def _silent(self) -> bool:
+        """The server did not answer in time: nobody knows what its side of the connection is at."""
+        call = self._call
+        return call is not None and not call.cancelled() and isinstance(call.exception(), OSError)
+
+    async def _whole(self, call: Coroutine[Any, Any, T]) -> T:
+        self._call = asyncio.ensure_future(call)
+        try:
+            return await asyncio.shield(self._call)
+        except DRIVER_ERRORS as error:
+            raise StorageError(type(error).__name__) from error
+
+    # ── what the dialects say differently ──
+
+    def insert(self, table: Table) -> Insert:
+        """An INSERT that knows ON CONFLICT."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    def among(self, column: ColumnElement[str], values: Sequence[str]) -> ColumnElement[bool]:
+        """`column IN values`; on PostgreSQL as one array, so that the statement is the same for any number of them."""
+        if self.is_sqlite:
+            return column.in_(values)
+        return column == any_(literal(list(values), ARRAY(column.type)))
+
+    def now(self, ago: timedelta = timedelta()) -> ColumnElement[datetime]:
+        """The instant, or one before it, by the clock that all processes share: the database's, or with SQLite ours."""
+        if self.is_sqlite:
+            return literal(datetime.now(UTC) - ago, Instant())
+        return func.clock_timestamp(type_=DateTime(timezone=True)) - ago

@@ -1,0 +1,48 @@
+"""Walks along the tree of messages, upwards, as recursive queries. Nothing here knows what a message says."""
+
+from typing import Any
+
+from sqlalchemy import CTE, BigInteger, Select, case, cast, literal, select
+
+from domain.conversations import PageRequest
+from persistence.tables import messages
+
+NEXT = (messages.c.id, messages.c.parent_id)
+
+
+def is_on_path(conversation_id: str, leaf_id: str, message_id: str) -> Select[*tuple[Any, ...]]:
+    """One row if the message is the leaf or above it."""
+    leaf = select(*NEXT).where(messages.c.id == leaf_id, messages.c.conversation_id == conversation_id)
+    walk = leaf.cte("walk", recursive=True)
+    step = select(*NEXT).join(walk, messages.c.id == walk.c.parent_id).where(walk.c.id != message_id)
+    walk = walk.union_all(step)
+    return select(walk.c.id).where(walk.c.id == message_id)
+
+
+def between(conversation_id: str, leaf_id: str, request: PageRequest) -> Select[*tuple[Any, ...]]:
+    """Ids from the newest end of a page of the path upwards. A page of the last ones ends one after its size."""
+    end = messages.c.id == leaf_id
+    if request.before is not None:
+        above = select(messages.c.parent_id).where(messages.c.id == request.before)
+        end = messages.c.id == above.scalar_subquery()
+    wanted = [] if request.after is None else [messages.c.id != request.after]
+    start = select(*NEXT, literal(1).label("n")).where(end, messages.c.conversation_id == conversation_id, *wanted)
+    walk = start.cte("walk", recursive=True)
+    step = select(*NEXT, walk.c.n + 1).join(walk, messages.c.id == walk.c.parent_id).where(*wanted)
+    if request.first is None:
+        step = step.where(walk.c.n <= request.size)
+    walk = walk.union_all(step)
+    return select(walk.c.id).order_by(walk.c.n)
+
+
+def newest_above(message_id: str, token_budget: int, overhead: int) -> CTE:
+    """What fits the budget: `id`, and `n` counted from below. The nearest message is always in it.
+
+    A message without tokens has no text, so no prompt contains it and it costs nothing.
+    """
+    cost = cast(case((messages.c.token_count > 0, messages.c.token_count + overhead), else_=0), BigInteger)
+    above = select(messages.c.parent_id).where(messages.c.id == message_id).scalar_subquery()
+    start = select(*NEXT, literal(1).label("n"), cost.label("total")).where(messages.c.id == above)
+    walk = start.cte("walk", recursive=True)
+    step = select(*NEXT, walk.c.n + 1, walk.c.total + cost).join(walk, messages.c.id == walk.c.parent_id)
+    return walk.union_all(step.where(walk.c.total + cost <= token_budget))
