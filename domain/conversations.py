@@ -135,7 +135,7 @@ class SeedMessage:
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """Keyset paging, Relay's four arguments; exactly one of `first` and `last` is set."""
+    """Keyset paging, Relay's four arguments: exactly one of `first` and `last`, at most one of `after` and `before`."""
 
     first: int | None = None
     after: str | None = None

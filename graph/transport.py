@@ -39,7 +39,7 @@ class Limits:
     """What a client may take of the server. The defaults are those of docs and settings."""
 
     body_bytes: int = 262_144
-    """Of a request without `history`; with it, and in all, the application's own limit on bodies rules."""
+    """Of a request without `history` in its variables; with it the application's own limit on bodies rules."""
     init_seconds: float = 10
     operations_per_socket: int = 20
     send_seconds: float = 40
@@ -54,6 +54,7 @@ class Router(GraphQLRouter[Context, None]):
 
     def __init__(self, schema: MaskingSchema, limits: Limits, graphiql_path: str | None, **options: Any) -> None:  # noqa: ANN401
         super().__init__(schema, **options)
+        self.add_api_route(options["path"], _other_method, methods=["PUT", "PATCH", "DELETE", "HEAD"])
         self.limits = limits
         self.send_seconds = limits.send_seconds
         self._graphiql_path = graphiql_path
@@ -100,6 +101,10 @@ class Router(GraphQLRouter[Context, None]):
         )
         stream: AsyncGenerator[ExecutionResult, None] = results
         return stream
+
+
+async def _other_method() -> Response:
+    return JSONResponse({"errors": [{"message": "Use GET or POST."}]}, 405, {"allow": "GET, POST"})
 
 
 def _allowed(request: Request, types: set[OperationType]) -> set[OperationType]:

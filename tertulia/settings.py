@@ -120,9 +120,9 @@ class Settings(BaseSettings):
         2048, ge=1, le=1_000_000, description="Most tokens of one reply, where a message asks for no other."
     )
     max_message_characters: int = Field(100_000, ge=100, le=5_000_000, description="Longest message in characters.")
-    max_body_bytes: int = Field(262_144, ge=1_024, description="Largest HTTP body.")
+    max_body_bytes: int = Field(262_144, ge=1_024, description="Largest HTTP body in bytes.")
     max_history_body_bytes: int = Field(
-        4_194_304, ge=1_024, description="Largest HTTP body of an operation with history."
+        4_194_304, ge=1_024, description="Largest HTTP body in bytes of an operation with history."
     )
     connect_timeout: float = Field(10, gt=0, description="Seconds to connect to a provider.")
     read_timeout: float = Field(60, gt=0, description="Seconds a provider may be silent.")
@@ -132,7 +132,9 @@ class Settings(BaseSettings):
     stream_retention: int = Field(600, ge=10, description="Seconds a reply's log is kept after its end.")
     deleted_retention: int = Field(30, ge=0, description="Days a deleted conversation is kept before it is removed.")
     shutdown_grace: float = Field(10, ge=0, le=60, description="Seconds live replies may go on after SIGTERM.")
-    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto is console in a terminal.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="Form of log lines; auto is console in a terminal and json elsewhere."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     graphiql: bool = Field(True, description="Serve GraphiQL at /graphiql.")
 

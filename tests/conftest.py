@@ -12,7 +12,19 @@ from uuid_utils import uuid4
 from persistence import schema
 from persistence.database import Database
 from tests.doubles import ScriptedModel, answer
+from tests.loopback import keep_to_loopback
 from tests.serving import Serving, serving, settings_for
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_environment() -> Iterator[None]:
+    """Whatever the shell has set for Tertulia is not for its tests, and nothing leaves this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("TERTULIA_", "OPENAI_", "DATABASE_URL")) and not name.startswith("TERTULIA_TEST_"):
+                patch.delenv(name)
+        keep_to_loopback(patch)
+        yield
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ export function makeClient(url, socket) {
   });
 }
 
-// The options are those of graphql-ws, e.g. `webSocketImpl` where there is no WebSocket, as in Node 20.
+// The options are those of graphql-ws. Node before 22 has no WebSocket: give it one with
+// `globalThis.WebSocket ??= (await import('ws')).default`.
 export function makeSocket(url, options = {}) {
   return createClient({
     url: url.replace(/^http/, 'ws'),
@@ -34,15 +35,20 @@ export function makeSocket(url, options = {}) {
 // Deltas stay out of the cache: that would cost a write per token.
 export function watchReply(client, replyId, onChange, pause = 1000) {
   let reply = nothingYet;
+  let refusal;
   return new Promise((resolve, reject) => {
     const subscribe = () => {
       const variables = { replyId, after: reply.cursor };
       client.subscribe({ query: gql(REPLY_STREAM), variables, fetchPolicy: 'no-cache' }).subscribe({
         next({ data, error }) {
-          if (CombinedGraphQLErrors.is(error)) reject(error);
+          if (CombinedGraphQLErrors.is(error)) refusal = error;
           if (data) onChange((reply = applyEvent(reply, data.replyStream)));
         },
-        complete: () => (reply.finished ? resolve(reply) : setTimeout(subscribe, pause)),
+        complete() {
+          if (refusal) reject(refusal);
+          else if (reply.finished) resolve(reply);
+          else setTimeout(subscribe, pause);
+        },
       });
     };
     subscribe();

@@ -5,7 +5,8 @@ import { pause, print } from './printing.mjs';
 import { textOf } from './reply.mjs';
 
 const [url, replyId, way] = process.argv.slice(2);
-const socket = way === 'sockets' ? makeSocket(url, { webSocketImpl: WebSocket, retryWait: pause }) : undefined;
+globalThis.WebSocket ??= WebSocket;
+const socket = way === 'sockets' ? makeSocket(url, { retryWait: pause }) : undefined;
 const reply = await watchReply(makeClient(url, socket), replyId, (held) => print.seen(textOf(held)), 10);
 print.finished(replyId, reply);
 await socket?.dispose();

@@ -66,6 +66,12 @@ async def test_a_mutation_by_get_is_refused_with_the_method_it_needs(plain: Api)
         assert (response.status, response.headers["allow"]) == (405, "POST")
 
 
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+async def test_other_methods_are_refused_with_those_there_are(plain: Api, method: str) -> None:
+    async with plain.http.request(method, f"{plain.url}/graphql") as response:
+        assert (response.status, response.headers["allow"]) == (405, "GET, POST")
+
+
 @pytest.mark.parametrize("name", ["variables", "extensions"])
 async def test_parameters_in_an_address_are_json_objects(plain: Api, name: str) -> None:
     query = {"query": "{ __typename }"}
@@ -116,9 +122,10 @@ async def test_a_body_with_history_in_its_variables_may_be_longer(plain: Api, va
     assert (await answer(plain, json={"query": "{ __typename }", "variables": variables}))[0] == 200
 
 
-async def test_a_body_with_history_in_its_document_may_be_longer(plain: Api) -> None:
+async def test_a_long_document_is_refused_whatever_is_in_it(plain: Api) -> None:
     query = 'mutation { createConversation(input: {history: [{text: "' + "x" * 2_000 + '"}]}) { __typename } }'
-    assert (await answer(plain, json={"query": query}))[0] == 200
+    assert (await answer(plain, json={"query": query}))[0] == 413
+    assert (await answer(plain, json={"query": query, "variables": {"history": []}}))[0] == 413
 
 
 async def test_a_browser_that_opens_the_address_is_sent_to_graphiql(plain: Api) -> None:

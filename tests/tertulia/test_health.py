@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import create_async_engine
 from uuid_utils import uuid4
 
 from persistence import schema
@@ -85,15 +85,10 @@ async def test_readyz_sends_traffic_elsewhere_while_the_server_drains(server: Se
 
 
 async def administer(url: URL, statement: str) -> None:
-    connection = await asyncpg.connect(
-        host=url.query.get("host") or url.host,
-        port=url.port,
-        user=url.username,
-        password=url.password,
-        database=url.database,
-    )
-    await connection.execute(statement)
-    await connection.close()
+    engine = create_async_engine(url.set(drivername="postgresql+asyncpg"), isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.exec_driver_sql(statement)
+    await engine.dispose()
 
 
 @pytest.fixture

@@ -1,0 +1,267 @@
+"""The contract of units of work, on every database: all or nothing, one snapshot, and errors that can be told apart."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from domain.conversations import PageRequest
+from domain.errors import NotFound, StorageError, Unavailable
+from domain.ports import Storage
+from persistence.database import Database
+from persistence.unit_of_work import SqlStorage
+from tests.contracts.storing import ME, SetClock, Shelf, a_conversation, only_postgresql
+
+
+async def count(storage: Storage) -> int:
+    async with storage.read() as work:
+        return await work.conversations.count(ME)
+
+
+@asynccontextmanager
+async def opened(url: str, **limits: float) -> AsyncIterator[Storage]:
+    database = Database(url, **limits)  # type: ignore[arg-type]
+    yield SqlStorage(database, SetClock())
+    await database.close()
+
+
+# ── all or nothing ──
+
+
+async def test_what_was_not_committed_is_rolled_back(shelf: Shelf) -> None:
+    async with shelf.storage.write() as work:
+        await work.conversations.add(a_conversation())
+    assert await count(shelf.storage) == 0
+
+
+async def test_an_error_in_the_middle_rolls_back_and_goes_on_to_the_caller(shelf: Shelf) -> None:
+    async def unit() -> None:
+        async with shelf.storage.write() as work:
+            await work.conversations.add(a_conversation())
+            raise NotFound("conversation", "conv_1")
+
+    with pytest.raises(NotFound):
+        await unit()
+    assert await count(shelf.storage) == 0
+
+
+async def test_what_was_committed_stays_whatever_comes_after(shelf: Shelf) -> None:
+    async def unit() -> None:
+        async with shelf.storage.write() as work:
+            await work.conversations.add(a_conversation())
+            await work.commit()
+            await work.conversations.add(a_conversation())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await unit()
+    assert await count(shelf.storage) == 1
+
+
+async def test_a_unit_that_did_nothing_may_be_committed(shelf: Shelf) -> None:
+    async with shelf.storage.write() as work:
+        await work.commit()
+
+
+# ── one snapshot ──
+
+
+async def test_a_reading_unit_sees_one_snapshot_while_others_commit(shelf: Shelf) -> None:
+    await shelf.conversation()
+    async with shelf.storage.read() as work:
+        assert await work.conversations.count(ME) == 1
+        await shelf.conversation()
+        assert await work.conversations.count(ME) == 1
+        assert len((await work.conversations.page(ME, PageRequest(first=5))).items) == 1
+    assert await count(shelf.storage) == 2
+
+
+async def test_nobody_sees_what_is_not_committed(shelf: Shelf) -> None:
+    async with shelf.storage.write() as work:
+        await work.conversations.add(a_conversation())
+        assert await count(shelf.storage) == 0
+
+
+async def test_a_reading_unit_cannot_write(shelf: Shelf) -> None:
+    with pytest.raises(StorageError):
+        async with shelf.storage.read() as work:
+            await work.conversations.add(a_conversation())
+    async with shelf.storage.write() as work:
+        await work.conversations.add(a_conversation())
+        await work.commit()
+
+
+# ── errors ──
+
+
+async def test_a_statement_that_fails_is_a_storage_error_and_the_next_unit_works(shelf: Shelf) -> None:
+    with pytest.raises(StorageError):
+        await shelf.message("conv_absent")
+    await shelf.conversation()
+
+
+async def test_a_database_that_cannot_be_reached_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for url in (
+        "postgresql://127.0.0.1:1/nothing",
+        f"postgresql:///nothing?host={tmp_path}",
+        f"sqlite:///{tmp_path}/absent/chat.db",
+        f"sqlite:///{tmp_path}/file/chat.db",
+    ):
+        async with opened(url) as storage:
+            for unit in (storage.read, storage.write):
+                with pytest.raises(Unavailable):
+                    async with unit():
+                        pass
+
+
+async def test_a_server_without_the_database_is_unavailable(postgres: str) -> None:
+    async with opened(postgres.replace("/postgres?", "/absent?")) as storage:
+        with pytest.raises(Unavailable):
+            async with storage.read():
+                pass
+
+
+async def test_when_all_connections_are_taken_the_next_unit_is_unavailable_and_later_ones_work(
+    database: Database,
+) -> None:
+    url = database.url.render_as_string(hide_password=False)
+    async with opened(url, pool_size=1, pool_seconds=0.01) as storage:
+        async with storage.write():
+            with pytest.raises(Unavailable):
+                async with storage.write():
+                    pass
+        assert await count(storage) == 0
+
+
+@only_postgresql
+async def test_a_server_that_falls_silent_is_a_storage_error_and_later_units_work(database: Database) -> None:
+    database = Database(database.url.render_as_string(hide_password=False), pool_size=1, statement_seconds=0.05)
+    with pytest.raises(StorageError):
+        async with database.connect(writing=True) as connection:
+            await connection.execute(text("SELECT pg_sleep(30)"))
+    async with database.connect(writing=True) as connection:
+        assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
+    await database.close()
+
+
+@only_postgresql
+@pytest.mark.parametrize("writing", [True, False])
+async def test_a_connection_that_dies_in_the_middle_is_a_storage_error_and_later_units_work(
+    shelf: Shelf, writing: bool
+) -> None:
+    async def unit() -> None:
+        async with shelf.database.connect(writing=writing) as connection:
+            await hang_up(shelf.database, (await connection.execute(OWN_PID)).scalar_one())
+            await connection.execute(OWN_PID)
+
+    with pytest.raises(StorageError):
+        await unit()
+    await shelf.conversation()
+    assert await count(shelf.storage) == 1
+
+
+@only_postgresql
+async def test_connections_that_died_while_nobody_used_them_are_replaced_unnoticed(shelf: Shelf) -> None:
+    url = shelf.database.url.render_as_string(hide_password=False)
+    async with opened(url, pool_size=2) as storage:
+        async with storage.read() as one, storage.read() as two:
+            await one.conversations.count(ME)
+            await two.conversations.count(ME)
+        async with shelf.database.connect(writing=True) as connection:
+            await connection.execute(HANG_UP_OTHERS)
+        assert [await count(storage) for _ in range(4)] == [0] * 4
+
+
+@only_postgresql
+async def test_a_connection_that_dies_before_its_unit_ends_is_not_lost_to_the_pool(shelf: Shelf) -> None:
+    url = shelf.database.url.render_as_string(hide_password=False)
+    dying = Database(url, pool_size=1, pool_seconds=0.05)
+    for _ in range(3):
+        async with dying.connect(writing=False) as connection:
+            await hang_up(shelf.database, (await connection.execute(OWN_PID)).scalar_one())
+    async with dying.connect(writing=False) as connection:
+        assert (await connection.execute(OWN_PID)).scalar_one()
+    await dying.close()
+
+
+# ── cancellation ──
+
+
+async def test_a_cancelled_unit_is_rolled_back_and_holds_nobody_up(shelf: Shelf) -> None:
+    begun = asyncio.Event()
+
+    async def unit() -> None:
+        async with shelf.storage.write() as work:
+            await work.conversations.add(a_conversation())
+            begun.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(unit())
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    await shelf.conversation()
+    assert await count(shelf.storage) == 1
+
+
+async def test_units_may_be_cancelled_at_any_moment_without_losing_a_connection(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = database.url.render_as_string(hide_password=False)
+    chance = random.Random(7)
+    async with opened(url, pool_size=2, pool_seconds=5) as storage:
+
+        async def unit() -> None:
+            async with storage.write() as work:
+                for _ in range(3):
+                    await work.conversations.add(a_conversation())
+                await work.commit()
+
+        await unit()
+        for _ in range(60):
+            tasks = [asyncio.create_task(unit()) for _ in range(4)]
+            for _ in range(chance.randrange(25)):
+                await count(storage) if chance.random() < 0.1 else await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await unit()
+        assert await count(storage) % 3 == 0
+    assert caplog.records == []
+
+
+async def test_a_cancelled_task_does_not_wait_for_the_database(shelf: Shelf) -> None:
+    """Its statement waits for a lock; the connection comes back when that is over."""
+    conversation = await shelf.conversation()
+    async with shelf.storage.write() as holding:
+        await holding.conversations.get(ME, conversation.id, lock=True)
+
+        async def wait() -> None:
+            async with shelf.storage.write() as work:
+                await work.conversations.get(ME, conversation.id, lock=True)
+
+        waiting = asyncio.create_task(wait())
+        await shelf.somebody_waits()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+    await shelf.conversation()
+
+
+OWN_PID = text("SELECT pg_backend_pid()")
+HANG_UP = text("SELECT pg_terminate_backend(:pid, 5000)")
+HANG_UP_OTHERS = text(
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+
+
+async def hang_up(database: Database, pid: int) -> None:
+    async with database.connect(writing=True) as connection:
+        assert (await connection.execute(HANG_UP, {"pid": pid})).scalar_one()
