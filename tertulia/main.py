@@ -9,6 +9,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import HTTPConnection
 
 from domain.accounts import LOCAL_USER_ID
@@ -55,6 +56,7 @@ def create_app(settings: Settings | None = None, limits: Limits | None = None, *
         openapi_url=None,
         middleware=[
             Middleware(http.ReadableStart),
+            Middleware(TrustedHostMiddleware, allowed_hosts=chosen.hosts, www_redirect=False),
             Middleware(http.RequestLimits, max_bytes=chosen.max_history_body_bytes),
             Middleware(
                 CORSMiddleware,

@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from domain.models import ModelCapability
 from persistence.database import normalised
 
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant. Answer clearly and briefly."
 
 
@@ -110,6 +111,11 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Web origins that may call the API, by HTTP and by socket, separated by commas; * for all."
     )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Names this server is called by, separated by commas, e.g. behind a proxy; * for all. If unset: "
+        "only this machine's own names when it listens on loopback (so that no web page can reach it by DNS), else all.",
+    )
     model: str | None = Field(None, description="Default model; gpt-4o-mini with a key, the demo model without.")
     context_tokens: int | None = Field(
         None, ge=256, description="Context window of TERTULIA_MODEL in tokens, where it is not a well-known model."
@@ -141,9 +147,7 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, value: str) -> str:
-        url = normalised(value)
-        if url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}:
-            raise ValueError("names no file; write it like sqlite:///chat.db")
+        normalised(value)
         return value
 
     @field_validator("openai_base_url")
@@ -159,7 +163,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"holds {origin!r}; write origins like https://chat.example.com, without a path")
         return value
 
-    @field_validator("allowed_origins", mode="before")
+    @field_validator("allowed_origins", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:  # noqa: ANN401  whatever the environment holds
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -172,6 +176,11 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The values of a Host header that are served."""
+        return self.allowed_hosts or (LOOPBACK_NAMES if self.loopback_only else ("*",))
 
     def providers_file(self) -> dict[str, ProviderEntry]:
         """The providers of the configuration file, by name. Raises SettingsError when it is not readable."""

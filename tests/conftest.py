@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from uuid_utils import uuid4
 
 from persistence import schema
 from persistence.database import Database
 from tests.doubles import ScriptedModel, answer
 from tests.loopback import keep_to_loopback
+from tests.postgres import new_database
 from tests.serving import Serving, serving, settings_for
 
 
@@ -61,27 +61,7 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     if request.param == "sqlite":
         made = Database(f"sqlite:///{tmp_path}/contract.db")
     else:
-        made = Database(await _new_database(request.getfixturevalue("postgres")))
+        made = Database(await new_database(request.getfixturevalue("postgres")))
     await schema.upgrade(made)
     yield made
     await made.close()
-
-
-async def _new_database(url: str) -> str:
-    import asyncpg
-    from sqlalchemy.engine import make_url
-
-    name = f"test_{uuid4().hex}"
-    parsed = make_url(url)
-    connection = await asyncpg.connect(
-        host=parsed.query.get("host") or parsed.host,
-        port=parsed.port,
-        user=parsed.username,
-        password=parsed.password,
-        database=parsed.database,
-    )
-    try:
-        await connection.execute(f'CREATE DATABASE "{name}"')
-    finally:
-        await connection.close()
-    return parsed.set(database=name).render_as_string(hide_password=False)

@@ -107,10 +107,10 @@ async def test_a_statement_that_fails_is_a_storage_error_and_the_next_unit_works
 async def test_a_database_that_cannot_be_reached_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for url in (
-        "postgresql://127.0.0.1:1/nothing",
-        f"postgresql:///nothing?host={tmp_path}",
         f"sqlite:///{tmp_path}/absent/chat.db",
         f"sqlite:///{tmp_path}/file/chat.db",
+        "postgresql://127.0.0.1:1/nothing",
+        f"postgresql:///nothing?host={tmp_path}",
     ):
         async with opened(url) as storage:
             for unit in (storage.read, storage.write):

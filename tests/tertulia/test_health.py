@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.asyncio import create_async_engine
-from uuid_utils import uuid4
 
 from persistence import schema
 from persistence.database import Database
 from tertulia import __version__
 from tests.doubles import ScriptedModel, answer
+from tests.postgres import drop_database, new_database
 from tests.providers.endpoint import DONE, Reply, ScriptedEndpoint, finish, said, scripted_endpoint, status, stream
 from tests.providers.endpoint import used as usage
 from tests.serving import Serving, serving, settings_for
@@ -84,25 +82,16 @@ async def test_readyz_sends_traffic_elsewhere_while_the_server_drains(server: Se
 # ── without the database ──
 
 
-async def administer(url: URL, statement: str) -> None:
-    engine = create_async_engine(url.set(drivername="postgresql+asyncpg"), isolation_level="AUTOCOMMIT")
-    async with engine.connect() as connection:
-        await connection.exec_driver_sql(statement)
-    await engine.dispose()
-
-
 @pytest.fixture
 async def gone(postgres: str, tmp_path: Path) -> AsyncIterator[Serving]:
     """A server whose database has just gone away."""
-    main, name = make_url(postgres), f"gone_{uuid4().hex}"
-    await administer(main, f"CREATE DATABASE {name}")
-    url = main.set(database=name).render_as_string(hide_password=False)
+    url = await new_database(postgres)
     database = Database(url)
     await schema.upgrade(database)
     await database.close()
     async with serving(settings_for(tmp_path, database_url=url), ScriptedModel()) as server:
         assert (await get(server, "/readyz"))[0] == 200
-        await administer(main, f"DROP DATABASE {name} WITH (FORCE)")
+        await drop_database(postgres, url)
         yield server
 
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from tertulia.catalogue import configured_providers, with_default
 from tertulia.cli import app
 from tertulia.settings import Settings, SettingsError, check_exposure, load_settings, variable
-from tests.tertulia.commands import tertulia
+from tests.tertulia.commands import ROOT, tertulia
 
 WRONG = {
     "DATABASE_URL": ("mysql://me:s3cret@db/chat", "sqlite:// and postgresql://"),
@@ -84,7 +84,7 @@ def test_every_setting_has_a_wrong_value_above_or_takes_any_text() -> None:
 @pytest.mark.parametrize("url", ["nonsense", "sqlite://", "sqlite:///:memory:"])
 def test_a_database_url_without_a_database_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
-    assert "write it like sqlite:///chat.db" in wrong("DATABASE_URL")
+    assert "sqlite:///chat.db" in wrong("DATABASE_URL")
 
 
 @pytest.mark.parametrize("name", ["TERTULIA_PORT", "DATABASE_URL"])
@@ -196,6 +196,13 @@ def test_a_file_adds_providers_and_their_models(monkeypatch: pytest.MonkeyPatch)
         "",
         [("small", 32_768), ("gpt-4o", 128_000)],
     )
+
+
+def test_the_example_file_of_the_repository_is_a_valid_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk")
+    providers = with_default(configured_providers(load_settings(config=ROOT / "tertulia.example.toml")), None)
+    assert len(providers) >= 2
+    assert sum(model.is_default for provider in providers for model in provider.models) == 1
 
 
 def test_the_endpoint_of_the_environment_comes_first_and_gives_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,4 +216,5 @@ async def test_a_log_that_cannot_be_written_stops_no_reply(
 ) -> None:
     log.close()
     endpoint.replies(stream(said("Hello"), finish(), DONE))
-    assert (await send(server))["reply"]["status"] == "COMPLETE"
+    with redirect_stderr(log):
+        assert (await send(server))["reply"]["status"] == "COMPLETE"

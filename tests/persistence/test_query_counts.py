@@ -1,0 +1,94 @@
+"""How many statements the busiest units send. A number that grows with the amount of data is a mistake."""
+
+from domain.conversations import PageRequest
+from domain.ports import UnitOfWork
+from tests.contracts.storing import ANSWER, DONE, ME, Pen, Shelf
+from tests.persistence.statements import sent_statements
+
+
+async def test_a_page_of_conversations_is_one_statement(shelf: Shelf) -> None:
+    for _ in range(5):
+        await shelf.conversation()
+    async with shelf.storage.read() as work:
+        with sent_statements() as sent:
+            await work.conversations.page(ME, PageRequest(first=3))
+    assert len(sent) == 1
+
+
+async def talk(shelf: Shelf, turns: int) -> tuple[str, str]:
+    """A conversation with its leaf; every turn has a settled reply."""
+    conversation_id, leaf_id = (await shelf.conversation()).id, None
+    for _ in range(turns):
+        said = await shelf.message(conversation_id, leaf_id)
+        leaf_id = (await shelf.settled(conversation_id=conversation_id, parent_id=said.id)).id
+    assert leaf_id is not None
+    return conversation_id, leaf_id
+
+
+async def statements_of_a_path(shelf: Shelf, turns: int, *, live: bool) -> int:
+    conversation_id, leaf_id = await talk(shelf, turns)
+    if live:
+        pen = await shelf.streaming(conversation_id, parent_id=leaf_id)
+        await shelf.flush(pen.entry(*ANSWER))
+        leaf_id = pen.id
+    async with shelf.storage.read() as work:
+        with sent_statements() as sent:
+            page = await work.messages.path(conversation_id, leaf_id, PageRequest(last=50))
+    assert len(page.items) == 2 * turns + live
+    return len(sent)
+
+
+async def test_a_page_of_messages_is_three_statements_and_one_more_for_live_replies(shelf: Shelf) -> None:
+    assert [await statements_of_a_path(shelf, turns, live=False) for turns in (1, 5)] == [3, 3]
+    assert [await statements_of_a_path(shelf, turns, live=True) for turns in (1, 5)] == [4, 4]
+
+
+async def test_a_prompt_is_two_statements(shelf: Shelf) -> None:
+    _, leaf_id = await talk(shelf, 3)
+    async with shelf.storage.read() as work:
+        with sent_statements() as sent:
+            await work.messages.newest(leaf_id, 10_000, 4)
+    assert len(sent) == 2
+
+
+async def test_a_claim_is_four_statements_however_many_it_takes(shelf: Shelf) -> None:
+    for many in (1, 20):
+        for _ in range(many):
+            await shelf.queued()
+        with sent_statements() as sent:
+            assert len(await shelf.claim()) == many
+        assert len(sent) == 4
+
+
+async def test_an_idle_worker_sends_one_statement_for_each_question(shelf: Shelf) -> None:
+    async def statements(ask: str) -> int:
+        async with shelf.storage.write() as work:
+            with sent_statements() as sent:
+                await _idle(work, ask)
+        return len(sent)
+
+    assert [await statements(ask) for ask in ("claim", "orphans", "stops", "beat")] == [1, 1, 1, 1]
+
+
+async def _idle(work: UnitOfWork, ask: str) -> None:
+    match ask:
+        case "claim":
+            await work.replies.claim("work_1", 50)
+        case "orphans":
+            await work.workers.orphans(10)
+        case "stops":
+            await work.replies.stop_flags("work_1")
+        case _:
+            await work.workers.beat("work_1")
+
+
+async def test_a_flush_is_two_statements_and_five_more_when_replies_end(shelf: Shelf) -> None:
+    for _ in range(100):
+        await shelf.queued()
+    pens = [Pen(lease) for lease in await shelf.claim()]
+    with sent_statements() as sent:
+        await shelf.flush(*(pen.entry(*ANSWER) for pen in pens))
+    assert len(sent) == 2
+    with sent_statements() as sent:
+        await shelf.flush(*(pen.entry(outcome=DONE) for pen in pens))
+    assert len(sent) == 7
