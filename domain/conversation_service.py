@@ -3,8 +3,10 @@
 Ownership is checked here, for every object: absent, deleted and foreign give the same NotFound.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from domain.accounts import User
 from domain.conversations import (
@@ -26,7 +28,8 @@ from domain.journal import reply_topic
 from domain.models import Model
 from domain.ports import ChatModel, Clock, Ids, Notifier, Storage, TokenCounter, UnitOfWork
 from domain.prompting import count_tokens
-from domain.worker import QUEUE_TOPIC, STOP_TOPIC
+from domain.rescue import QUEUE_TOPIC
+from domain.worker import STOP_TOPIC
 
 UNTITLED = "New conversation"
 OPERATION = "createConversation"
@@ -187,7 +190,10 @@ class ConversationService:
             raise InvalidInput("Give either a system message or `settings.systemPrompt`, not both.", "history")
         model = settings.model or self.defaults.model or ""
         spoken = [seed for seed in history if seed.role is not Role.SYSTEM]
-        counted = [(seed, await count_tokens(self._tokens, model, "".join(seed.texts))) for seed in spoken]
+        counted = []
+        for seed in spoken:
+            counted.append((seed, await count_tokens(self._tokens, model, "".join(seed.texts))))
+            await asyncio.sleep(0)
         return Seeds(None if system is None else "\n\n".join(system.texts), tuple(counted))
 
     async def start(self, work: UnitOfWork, user_id: str, command: CreateConversation, seeds: Seeds) -> Conversation:
@@ -209,22 +215,29 @@ class ConversationService:
             leaf_id=None,
         )
         await work.conversations.add(conversation)
+        said = self._said(conversation.id, seeds, now)
+        if said:
+            await work.messages.add(*said)
+            conversation = replace(conversation, leaf_id=said[-1].id)
+            await work.conversations.update(conversation)
+        return conversation
+
+    def _said(self, conversation_id: str, seeds: Seeds, now: datetime) -> list[Message]:
+        """A history as a chain of messages."""
+        said: list[Message] = []
         for seed, token_count in seeds.messages:
             message = Message(
                 id=self._ids.new("msg"),
-                conversation_id=conversation.id,
-                parent_id=conversation.leaf_id,
+                conversation_id=conversation_id,
+                parent_id=said[-1].id if said else None,
                 role=seed.role,
                 created_at=seed.created_at or now,
                 parts=tuple(MessagePart(i, PartKind.TEXT, text) for i, text in enumerate(seed.texts)),
                 token_count=token_count,
                 metadata={},
             )
-            await work.messages.add(message)
-            conversation = replace(conversation, leaf_id=message.id)
-        if seeds.messages:
-            await work.conversations.update(conversation)
-        return conversation
+            said.append(message)
+        return said
 
 
 async def owned(work: UnitOfWork, user_id: str, conversation_id: str, *, lock: bool = False) -> Conversation:

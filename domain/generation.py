@@ -7,7 +7,7 @@ last events. Whoever reads the reply, if anybody, is unknown here, and so are ot
 import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from domain.conversations import PartKind
 from domain.errors import ProviderError, ReplyErrorCode
@@ -44,6 +44,7 @@ class Notes:
 
     input_tokens: int = 0
     requests: int = 0
+    next_request_at: datetime | None = None
     accepted: bool = False
     """Whether a request got as far as costing tokens."""
     request_id: str | None = None
@@ -146,7 +147,7 @@ class ReplyGenerator:
             status,
             reason,
             usage=Usage(notes.input_tokens if notes.accepted else 0, token_count, estimated=True),
-            requests=notes.requests,
+            requests=notes.requests - (notes.next_request_at is not None and self._clock.now() < notes.next_request_at),
             request_id=notes.request_id,
             first_token_at=notes.first_token_at,
             reasoning_ms=notes.reasoning_ms,
@@ -172,9 +173,11 @@ class PartWriter:
                 self._append(PartKind.REASONING, text)
             case RequestStarted(request_id):
                 self._notes.accepted = True
+                self._notes.next_request_at = None
                 self._notes.request_id = request_id
             case RetryChunk(delay_ms):
                 self._notes.requests += 1
+                self._notes.next_request_at = self._clock.now() + timedelta(milliseconds=delay_ms)
                 self._tail.append(Retrying(self._notes.requests, delay_ms))
             case _:
                 pass

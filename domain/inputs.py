@@ -5,8 +5,9 @@ Bounds on sampling parameters are the OpenAI API's own. Nothing here looks anyth
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import MAXYEAR
 
 from domain.conversations import GenerationSettings, ModelParams, Role, SeedMessage
 from domain.errors import InvalidInput
@@ -16,6 +17,7 @@ MAX_KEY = 255
 MAX_STOPS = 4
 MAX_HISTORY = 2_000
 MAX_METADATA = 16_384
+MAX_METADATA_DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ class Rules:
                 raise InvalidInput("Give `text` or `parts`.", "history", str(index))
             for text in seed.texts:
                 self.text(text, "history", str(index))
+            if seed.created_at is not None and not 1 < seed.created_at.year < MAXYEAR:
+                raise InvalidInput("`createdAt` is out of range.", "history", str(index))
 
     def _settings(self, settings: GenerationSettings) -> None:
         if settings.system_prompt:
@@ -134,15 +138,14 @@ class Rules:
         _params(settings.params)
 
     def _metadata(self, metadata: Mapping[str, object]) -> None:
+        for text in _texts_in(metadata):
+            _storable(text, "metadata")
         try:
-            size = len(json.dumps(metadata, ensure_ascii=False).encode())
+            size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode())
         except ValueError as error:
             raise InvalidInput("The metadata is not storable as JSON.", "metadata") from error
         if size > MAX_METADATA:
             raise InvalidInput(f"The metadata is larger than {MAX_METADATA} bytes.", "metadata")
-        _storable(json.dumps(metadata, ensure_ascii=False), "metadata")
-        if "\\u0000" in json.dumps(metadata):
-            raise InvalidInput("The metadata contains a NUL character.", "metadata")
 
     def _key(self, key: str | None) -> None:
         if key is None:
@@ -150,6 +153,18 @@ class Rules:
         if not 1 <= len(key) <= MAX_KEY:
             raise InvalidInput(f"An idempotency key has 1 to {MAX_KEY} characters.", "idempotencyKey")
         _storable(key, "idempotencyKey")
+
+
+def _texts_in(metadata: Mapping[str, object]) -> Iterator[str]:
+    """Every string in it, names included. Raises InvalidInput when it is nested too deeply to be written out again."""
+    level: list[object] = [metadata]
+    for _ in range(MAX_METADATA_DEPTH):
+        yield from (value for value in level if isinstance(value, str))
+        inner = [child for value in level if isinstance(value, Mapping) for pair in value.items() for child in pair]
+        level = inner + [child for value in level if isinstance(value, list) for child in value]
+        if not level:
+            return
+    raise InvalidInput(f"The metadata is nested more than {MAX_METADATA_DEPTH} levels deep.", "metadata")
 
 
 def _storable(text: str, *path: str) -> None:

@@ -166,8 +166,8 @@ class Journal:
         self._notifier = notifier
         self._telemetry = telemetry
         self._tails: dict[str, Tail] = {}
-        self._waiting: dict[str, Tail] = {}
-        self._urgent: dict[str, Tail] = {}
+        self._waiting: dict[Tail, None] = {}
+        self._urgent: dict[Tail, None] = {}
         self._anything = asyncio.Event()
         self._hurry = asyncio.Event()
         self._due = 0.0
@@ -182,7 +182,7 @@ class Journal:
     def abandon(self, lease: Lease) -> None:
         """Forget a reply whose generator ended without settling it; readers go to the log."""
         tail = self._tails.get(lease.reply_id)
-        if tail is not None and tail.lease is lease:
+        if tail is not None and tail.lease.attempt == lease.attempt:
             tail.stop(Halt.LOST)
             self._closed(tail)
 
@@ -193,10 +193,10 @@ class Journal:
         return list(self._tails.values())
 
     def touched(self, tail: Tail, *, urgent: bool) -> None:
-        self._waiting[tail.lease.reply_id] = tail
+        self._waiting[tail] = None
         self._anything.set()
         if urgent:
-            self._urgent[tail.lease.reply_id] = tail
+            self._urgent[tail] = None
             self._hurry.set()
 
     async def run(self) -> None:
@@ -206,9 +206,9 @@ class Journal:
             await self._until_due()
             urgent_only = bool(self._urgent) and self.clock() < self._due
             chosen = self._urgent if urgent_only else self._waiting
-            batch = list(chosen.values())
+            batch = list(chosen)
             for tail in batch:
-                self._waiting.pop(tail.lease.reply_id, None)
+                self._waiting.pop(tail, None)
             self._urgent, self._hurry = {}, asyncio.Event()
             if not self._waiting:
                 self._anything.clear()
@@ -277,7 +277,8 @@ class Journal:
             self._closed(tail)
 
     def _closed(self, tail: Tail) -> None:
-        self._tails.pop(tail.lease.reply_id, None)
+        if self._tails.get(tail.lease.reply_id) is tail:
+            del self._tails[tail.lease.reply_id]
         self._telemetry.replies_live(len(self._tails))
         tail.ended.set()
 

@@ -14,7 +14,7 @@ from domain.accounts import User
 from domain.conversations import Conversation, Message, MessagePart, Page, PageRequest
 from domain.events import LoggedEvent
 from domain.models import ChatChunk, ChatRequest, Model
-from domain.replies import Lease, Outcome, Progress, Reply, ReplyStatus, Usage
+from domain.replies import Held, Lease, Outcome, Progress, Reply, ReplyStatus, Usage
 
 
 class Clock(Protocol):
@@ -156,7 +156,9 @@ class Conversations(Protocol):
 class Messages(Protocol):
     """Messages come with their reply and, while it is live, with what its log folds to at this instant."""
 
-    async def add(self, message: Message) -> None: ...
+    async def add(self, *messages: Message) -> None:
+        """Parents before their children."""
+        ...
 
     async def get(self, user_id: str, message_id: str) -> Message | None: ...
 
@@ -220,8 +222,8 @@ class Replies(Protocol):
         """
         ...
 
-    async def stop_flags(self, owner: str) -> list[str]:
-        """Ids of the owner's live replies that somebody wants stopped."""
+    async def held(self, owner: str) -> list[Held]:
+        """The STREAMING replies of an owner."""
         ...
 
 
@@ -264,7 +266,7 @@ class Workers(Protocol):
         """
         ...
 
-    async def disown(self, lease: Lease) -> None:
+    async def disown(self, reply_id: str, attempt: int) -> None:
         """Give a reply up: it is an orphan at once. Nothing when the lease was lost already."""
         ...
 

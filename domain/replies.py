@@ -46,6 +46,10 @@ class FinishReason(StrEnum):
     ERROR = "ERROR"
 
 
+LONGEST_WAIT_SECONDS = 1_000_000.0
+"""Endpoints may say what they like; in milliseconds this still fits GraphQL's Int."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReplyError:
     """Why a reply failed, in words a user may read. `retry_after_ms` is what the endpoint asked for, when it did."""
@@ -57,7 +61,7 @@ class ReplyError:
 
     @classmethod
     def from_provider(cls, error: ProviderError) -> "ReplyError":
-        wait = None if error.retry_after is None else round(error.retry_after * 1000)
+        wait = None if error.retry_after is None else round(1000 * min(error.retry_after, LONGEST_WAIT_SECONDS))
         return cls(error.code, error.message, error.retryable, wait)
 
 
@@ -148,6 +152,16 @@ class Lease:
     settings: GenerationSettings
     instruction: str | None
     rescues: int = 0
+    stop_requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A reply that a process holds, as the database says."""
+
+    reply_id: str
+    attempt: int
+    stop_requested: bool
 
 
 @dataclass(frozen=True, slots=True)

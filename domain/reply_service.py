@@ -32,8 +32,9 @@ from domain.journal import reply_topic
 from domain.ports import Clock, Ids, Notifier, Storage, TokenCounter, UnitOfWork
 from domain.prompting import MESSAGE_OVERHEAD, budget, count_tokens
 from domain.replies import Reply, ReplyStatus
+from domain.rescue import QUEUE_TOPIC
 from domain.streaming import ReplyStream
-from domain.worker import QUEUE_TOPIC, STOP_TOPIC
+from domain.worker import STOP_TOPIC
 
 STOP_PATIENCE_SECONDS = 2.0
 

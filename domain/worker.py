@@ -1,4 +1,4 @@
-"""The worker: claims queued replies, keeps the process's heartbeat, takes over from the dead, sweeps what is old.
+"""The worker: claims queued replies and has them made, and keeps to what the database says of them.
 
 One per process. A reply's owner is the fresh id of this start, never a host name, so that a restarted process is not
 mistaken for the one before. Nothing here knows what a reply says.
@@ -6,27 +6,27 @@ mistaken for the one before. Nothing here knows what a reply says.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from domain.events import Finished, LoggedEvent, fold
 from domain.generation import ReplyGenerator
 from domain.journal import Halt, Journal, reply_topic
-from domain.ports import Clock, FlushEntry, Ids, Notifier, Storage, Telemetry, TokenCounter, UnitOfWork
-from domain.prompting import count_tokens
-from domain.replies import INTERRUPTED, FinishReason, Lease, Outcome, ReplyStatus, Usage
+from domain.ports import Clock, Ids, Notifier, Storage, Telemetry, TokenCounter
+from domain.replies import Lease
+from domain.rescue import QUEUE_TOPIC, Rescuer
 
 Result = TypeVar("Result")
+Attempt = tuple[str, int]
+"""A reply's id and the number of the attempt: one reply may be made twice by one process, one attempt after another."""
 
-QUEUE_TOPIC = "replies:queued"
 STOP_TOPIC = "replies:stop"
 BEAT_SECONDS = 2.0
-LEASE_SECONDS = 10.0
 POLL_SECONDS = 1.0
 JANITOR_SECONDS = 60.0
-MAX_RESCUES = 2
+FAREWELL_SECONDS = 2.0
 CLAIM_AT_ONCE = 50
 
 
@@ -60,12 +60,14 @@ class ReplyWorker:
         self._notifier = notifier
         self._journal = journal
         self._generator = generator
-        self._tokens = tokens
         self._clock = clock
         self._telemetry = telemetry
         self._retention = retention
         self._max_live = max_live
-        self._making: dict[str, asyncio.Task[None]] = {}
+        self._rescuer = Rescuer(storage, notifier, tokens, self.owner)
+        self._making: dict[Attempt, asyncio.Task[None]] = {}
+        self._claiming = asyncio.Lock()
+        self._unsure = False
 
     async def run(self) -> None:
         """Work until cancelled. On an embedded database every earlier lease is over: recovery begins at once.
@@ -79,27 +81,34 @@ class ReplyWorker:
             self._telemetry.work_failed(error)
 
     async def _run(self) -> None:
-        if self._storage.embedded:
-            await self._tried(self._forget_all())
-        await self._tried(self._beat())
+        await self._tried(self._rescuer.start())
         async with asyncio.TaskGroup() as group:
             group.create_task(self._journal.run())
             group.create_task(self._claim_forever())
-            group.create_task(self._watch_stops())
-            group.create_task(self._every(BEAT_SECONDS, self._beat))
-            group.create_task(self._every(BEAT_SECONDS, self._rescue))
+            group.create_task(self._compare_forever())
+            group.create_task(self._every(BEAT_SECONDS, self._rescuer.beat))
+            group.create_task(self._every(BEAT_SECONDS, self._rescuer.rescue))
             group.create_task(self._every(JANITOR_SECONDS, self._sweep))
 
     async def drain(self, grace_seconds: float) -> None:
         """Claim nothing more, let live replies end for a while, then end the rest as interrupted, with their text."""
         self.draining = True
-        if self._making:
-            await asyncio.wait(list(self._making.values()), timeout=grace_seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_SECONDS), self._claiming:
+                pass
+        making = set(self._making.values())
+        if making:
+            _, making = await asyncio.wait(making, timeout=grace_seconds)
         for tail in self._journal.live():
             tail.stop(Halt.SHUTDOWN)
-        if self._making:
-            await asyncio.wait(list(self._making.values()), timeout=5)
-        await self._tried(self._leave())
+        if making:
+            _, making = await asyncio.wait(making, timeout=FAREWELL_SECONDS)
+        for task in making:
+            task.cancel()
+        await asyncio.gather(*making, return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await self._tried(self._rescuer.leave())
 
     # ── claiming ──
 
@@ -111,16 +120,20 @@ class ReplyWorker:
                     await bell.wait(POLL_SECONDS)
 
     async def _claim(self) -> int:
-        room = min(CLAIM_AT_ONCE, self._max_live - len(self._making))
-        if self.draining or room <= 0:
-            return 0
-        async with self._storage.write() as work:
-            leases = await work.replies.claim(self.owner, room)
-            await work.commit()
-        for lease in leases:
-            task = asyncio.create_task(self._make(lease), name=f"reply {lease.reply_id}")
-            self._making[lease.reply_id] = task
-            task.add_done_callback(partial(self._made, lease.reply_id))
+        async with self._claiming:
+            room = min(CLAIM_AT_ONCE, self._max_live - len(self._making))
+            if self.draining or room <= 0:
+                return 0
+            self._unsure = True
+            async with self._storage.write() as work:
+                leases = await work.replies.claim(self.owner, room)
+                await work.commit()
+            self._unsure = False
+            for lease in leases:
+                attempt = (lease.reply_id, lease.attempt)
+                task = asyncio.create_task(self._make(lease), name=f"reply {lease.reply_id}")
+                self._making[attempt] = task
+                task.add_done_callback(partial(self._made, attempt))
         self._notifier.ring(*(reply_topic(lease.reply_id) for lease in leases))
         return len(leases)
 
@@ -133,85 +146,48 @@ class ReplyWorker:
             self._telemetry.reply_crashed(lease.reply_id, error)
         if not settled:
             self._journal.abandon(lease)
-            await self._tried(self._disown(lease))
+            await self._tried(self._disown((lease.reply_id, lease.attempt)))
 
-    def _made(self, reply_id: str, _task: asyncio.Task[None]) -> None:
-        self._making.pop(reply_id, None)
+    def _made(self, attempt: Attempt, _task: asyncio.Task[None]) -> None:
+        self._making.pop(attempt, None)
         self._notifier.ring(QUEUE_TOPIC)
 
-    async def _disown(self, lease: Lease) -> None:
+    async def _disown(self, *attempts: Attempt) -> None:
         async with self._storage.write() as work:
-            await work.workers.disown(lease)
+            for reply_id, attempt in attempts:
+                await work.workers.disown(reply_id, attempt)
             await work.commit()
 
-    # ── stopping ──
+    # ── what the database says of our replies: stopped, taken away, or ours without our knowing ──
 
-    async def _watch_stops(self) -> None:
+    async def _compare_forever(self) -> None:
         async with self._notifier.listen(STOP_TOPIC) as bell:
             while True:
                 await bell.wait(POLL_SECONDS)
-                if self._making:
-                    await self._tried(self._obey_stops())
+                if self._making or self._unsure:
+                    await self._tried(self._compare())
 
-    async def _obey_stops(self) -> None:
-        async with self._storage.read() as work:
-            flagged = await work.replies.stop_flags(self.owner)
-        for reply_id in flagged:
-            if (tail := self._journal.tail(reply_id)) is not None:
+    async def _compare(self) -> None:
+        """Obey stops, let go of what others took over, and give back what a claim got without hearing of it."""
+        async with self._claiming:
+            tails = self._journal.live()
+            async with self._storage.read() as work:
+                held = {(h.reply_id, h.attempt): h.stop_requested for h in await work.replies.held(self.owner)}
+            unknown = [attempt for attempt in held if attempt not in self._making]
+            self._unsure = False
+        for tail in tails:
+            lease = tail.lease
+            if (lease.reply_id, lease.attempt) not in held and tail.outcome is None:
+                self._journal.abandon(lease)
+                self._notifier.ring(reply_topic(lease.reply_id))
+            elif held.get((lease.reply_id, lease.attempt)):
                 tail.stop(Halt.STOP)
-
-    # ── heartbeat, rescue, sweeps ──
-
-    async def _beat(self) -> None:
-        async with self._storage.write() as work:
-            await work.workers.beat(self.owner)
-            await work.commit()
-
-    async def _leave(self) -> None:
-        async with self._storage.write() as work:
-            await work.workers.leave(self.owner)
-            await work.commit()
-
-    async def _forget_all(self) -> None:
-        async with self._storage.write() as work:
-            await work.workers.forget_all()
-            await work.commit()
-
-    async def _rescue(self) -> None:
-        async with self._storage.write() as work:
-            orphans = await work.workers.orphans(LEASE_SECONDS)
-            for lease in orphans:
-                await self._take_over(work, lease)
-            if not orphans:
-                return
-            await work.commit()
-        self._notifier.ring(QUEUE_TOPIC, *(reply_topic(lease.reply_id) for lease in orphans))
-
-    async def _take_over(self, work: UnitOfWork, lease: Lease) -> None:
-        """Nothing shown yet: ask again. Text shown: keep it and say that it broke off."""
-        parts = fold(await work.log.after(lease.reply_id, 0, 2**31 - 1))
-        if not parts and lease.rescues < MAX_RESCUES:
-            await work.workers.requeue(lease)
-            return
-        text = "".join(part.text for part in parts)
-        tokens = await count_tokens(self._tokens, lease.settings.model or "", text)
-        outcome = Outcome(
-            ReplyStatus.FAILED,
-            FinishReason.ERROR,
-            error=INTERRUPTED,
-            usage=Usage(output_tokens=tokens, estimated=True),
-            token_count=tokens,
-        )
-        finished = LoggedEvent(lease.next_seq, lease.attempt, Finished(outcome.status))
-        await work.log.flush([FlushEntry(lease, (finished,), outcome, parts)])
+        if unknown:
+            await self._disown(*unknown)
 
     async def _sweep(self) -> None:
-        now = self._clock.now()
-        async with self._storage.write() as work:
-            await work.log.sweep(now - self._retention.stream)
-            await work.conversations.purge(now - self._retention.deleted)
-            await work.keys.sweep(now - self._retention.idempotency)
-            await work.commit()
+        now, retention = self._clock.now(), self._retention
+        await self._rescuer.sweep(now - retention.stream, now - retention.deleted, now - retention.idempotency)
 
     async def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:

@@ -15,10 +15,10 @@ from typing import Any, TypeAlias, TypeVar
 import sqlalchemy
 from sqlalchemy import ARRAY, ColumnElement, CursorResult, DateTime, Executable, Row, Table, any_, func, literal
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.errors import StorageError
+from domain.errors import DataRefused, StorageError
 from persistence.tables import Instant
 
 T = TypeVar("T")
@@ -27,6 +27,19 @@ AnyResult: TypeAlias = CursorResult[*tuple[Any, ...]]
 Insert: TypeAlias = postgresql.Insert | sqlite.Insert
 Parameters: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 DRIVER_ERRORS = (SQLAlchemyError, OSError, UnicodeError)
+
+
+REFUSALS = (DataError, IntegrityError, UnicodeError, OverflowError)
+DATA_CLASSES = ("22", "23")
+"""SQLSTATE classes that are about the values: data exceptions, violated constraints (PostgreSQL, appendix A)."""
+
+
+def _is_about_the_data(error: BaseException) -> bool:
+    """Whether the same statement with the same values would fail again."""
+    if isinstance(error, REFUSALS) or (isinstance(error, StatementError) and not isinstance(error, DBAPIError)):
+        return True
+    original = getattr(error, "orig", None)
+    return isinstance(original, REFUSALS) or str(getattr(original, "sqlstate", None))[:2] in DATA_CLASSES
 
 
 class Connection:
@@ -71,7 +84,8 @@ class Connection:
         try:
             return await asyncio.shield(self._call)
         except DRIVER_ERRORS as error:
-            raise StorageError(type(error).__name__) from error
+            kind = DataRefused if _is_about_the_data(error) else StorageError
+            raise kind(type(error).__name__) from error
 
     # ── what the dialects say differently ──
 

@@ -9,7 +9,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,14 +98,9 @@ class Database:
         """The SQLite file, if it is one."""
         return Path(self.url.database) if self.is_sqlite and self.url.database else None
 
-    @asynccontextmanager
-    async def connect(self, *, writing: bool) -> AsyncIterator[Connection]:
+    def connect(self, *, writing: bool) -> AbstractAsyncContextManager[Connection]:
         """One transaction, rolled back unless committed. Raises Unavailable before work, StorageError in it."""
-        connection = await _opened(self._writer if writing else self._reader)
-        try:
-            yield connection
-        finally:
-            await self._give_back(connection)
+        return self._transaction(self._writer if writing else self._reader)
 
     @asynccontextmanager
     async def migrating(self) -> AsyncIterator[Connection]:
@@ -114,14 +109,11 @@ class Database:
         SQLite does not look at foreign keys in it: tables that must be made anew there would drag others along.
         """
         engine = _sqlite(self.url, "BEGIN IMMEDIATE", "foreign_keys=OFF") if self.is_sqlite else _postgresql(self.url)
+        alone = select(1) if self.is_sqlite else select(func.pg_advisory_xact_lock(MIGRATION_LOCK))
         try:
-            connection = await _opened(engine)
-            try:
-                alone = select(1) if self.is_sqlite else select(func.pg_advisory_xact_lock(MIGRATION_LOCK))
+            async with self._transaction(engine) as connection:
                 await connection.execute(alone)
                 yield connection
-            finally:
-                await self._give_back(connection)
         finally:
             await engine.dispose()
 
@@ -131,6 +123,17 @@ class Database:
         await self._writer.dispose()
         await self._reader.dispose()
 
+    @asynccontextmanager
+    async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[Connection]:
+        try:
+            connection = Connection(await engine.connect())
+        except DRIVER_ERRORS as error:
+            raise Unavailable from error
+        try:
+            yield connection
+        finally:
+            await self._give_back(connection)
+
     async def _give_back(self, connection: Connection) -> None:
         """Whoever was cancelled in a call does not wait for its end: the connection comes back by itself."""
         closing = asyncio.create_task(connection.close())
@@ -138,13 +141,6 @@ class Database:
         closing.add_done_callback(self._closing.discard)
         if not connection.busy:
             await asyncio.shield(closing)
-
-
-async def _opened(engine: AsyncEngine) -> Connection:
-    try:
-        return Connection(await engine.connect())
-    except DRIVER_ERRORS as error:
-        raise Unavailable from error
 
 
 def _engine(url: URL, **options: Any) -> AsyncEngine:  # noqa: ANN401  SQLAlchemy's own options

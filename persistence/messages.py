@@ -27,20 +27,8 @@ class SqlMessages:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def add(self, message: Message) -> None:
-        await self._connection.execute(
-            insert(messages).values(
-                id=message.id,
-                conversation_id=message.conversation_id,
-                parent_id=message.parent_id,
-                role=message.role.value,
-                created_at=message.created_at,
-                parts=parts_to_json(message.parts),
-                token_count=message.token_count,
-                metadata=dict(message.metadata),
-                idempotency_key=message.idempotency_key,
-            )
-        )
+    async def add(self, *added: Message) -> None:
+        await self._connection.execute(insert(messages), [_row_from(message) for message in added])
 
     async def get(self, user_id: str, message_id: str) -> Message | None:
         return (await self.get_many(user_id, [message_id])).get(message_id)
@@ -129,3 +117,17 @@ def _message_from(row: AnyRow, usage: Usage | None, folder: Folder | None) -> Me
         reply=reply,
         cursor=folder.seq if folder is not None else (reply.last_seq if reply else None),
     )
+
+
+def _row_from(message: Message) -> dict[str, Any]:
+    return {
+        "id": message.id,
+        "conversation_id": message.conversation_id,
+        "parent_id": message.parent_id,
+        "role": message.role.value,
+        "created_at": message.created_at,
+        "parts": parts_to_json(message.parts),
+        "token_count": message.token_count,
+        "metadata": dict(message.metadata),
+        "idempotency_key": message.idempotency_key,
+    }

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, func, insert, literal, or_, select, update
 
 from domain.errors import ReplyErrorCode
 from domain.events import Finished, LoggedEvent, StatusChanged
 from domain.ports import Clock
-from domain.replies import MOVES, FinishReason, Lease, Outcome, Progress, Reply, ReplyError, ReplyStatus, Usage
+from domain.replies import MOVES, FinishReason, Held, Lease, Outcome, Progress, Reply, ReplyError, ReplyStatus, Usage
 from persistence.connection import AnyRow, Connection
 from persistence.conversations import hold, settings_from_json, settings_to_json
 from persistence.events import append_events, event_to_row, last_numbers
@@ -55,6 +55,7 @@ def lease_from(row: AnyRow, attempt: int, owner: str, next_seq: int) -> Lease:
         settings=settings_from_json(row.settings),
         instruction=row.instruction,
         rescues=row.rescues,
+        stop_requested=row.stop_requested,
     )
 
 
@@ -122,7 +123,7 @@ class SqlReplies:
     async def waits_for(self, parent_id: str | None) -> str | None:
         if parent_id is None:
             return None
-        row = (await self._connection.execute(_nearest_reply(parent_id))).first()
+        row = (await self._connection.execute(_NEAREST_REPLY, {"message_id": parent_id})).first()
         if row is None:
             return None
         return str(row.id) if row.status in LIVE else row.behind_id
@@ -163,11 +164,11 @@ class SqlReplies:
         await append_events(self._connection, [_begun(lease) for lease in leases])
         return leases
 
-    async def stop_flags(self, owner: str) -> list[str]:
-        query = select(replies.c.id).where(
-            replies.c.status == ReplyStatus.STREAMING.value, replies.c.owner == owner, replies.c.stop_requested
+    async def held(self, owner: str) -> list[Held]:
+        query = select(replies.c.id, replies.c.attempt, replies.c.stop_requested).where(
+            replies.c.status == ReplyStatus.STREAMING.value, replies.c.owner == owner
         )
-        return list((await self._connection.execute(query)).scalars())
+        return [Held(*row) for row in (await self._connection.execute(query)).all()]
 
 
 def _begun(lease: Lease) -> dict[str, Any]:
@@ -185,14 +186,17 @@ def _claimable() -> Select[*tuple[Any, ...]]:
     )
 
 
-def _nearest_reply(message_id: str) -> Select[*tuple[Any, ...]]:
-    """The first reply on the way from a message up to its root."""
+def _nearest_reply() -> Select[*tuple[Any, ...]]:
+    """The first reply on the way from the message `message_id` up to its root."""
     at = messages.outerjoin(replies, replies.c.id == messages.c.id)
     here = select(messages.c.parent_id, replies.c.id.label("reply_id"))
-    walk = here.select_from(at).where(messages.c.id == message_id).cte("walk", recursive=True)
+    walk = here.select_from(at).where(messages.c.id == bindparam("message_id")).cte("walk", recursive=True)
     above = at.join(walk, messages.c.id == walk.c.parent_id)
     walk = walk.union_all(here.select_from(above).where(walk.c.reply_id.is_(None)))
     return select(replies.c.id, replies.c.status, replies.c.behind_id).join(walk, walk.c.reply_id == replies.c.id)
+
+
+_NEAREST_REPLY = _nearest_reply()
 
 
 def _is(reply_id: str) -> ColumnElement[bool]:

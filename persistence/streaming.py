@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, delete, insert, select, update
 
 from domain.events import LoggedEvent
 from domain.ports import Clock, FlushEntry, FlushResult
-from domain.replies import Outcome, ReplyStatus
+from domain.replies import Lease, Outcome, ReplyStatus, Usage
 from persistence.connection import AnyRow, Connection
 from persistence.conversations import hold
 from persistence.events import append_events, event_from, event_to_row, parts_to_json
@@ -69,7 +69,7 @@ class SqlLog:
         if not ended:
             return
         at, execute = self._clock.now(), self._connection.execute
-        await execute(insert(reply_attempts), [_attempt(entry, outcome, at) for entry, outcome in ended])
+        await execute(insert(reply_attempts), [usage_row(entry.lease, outcome.usage, at) for entry, outcome in ended])
         await execute(_FOLD, [_message(entry, outcome) for entry, outcome in ended])
         await execute(_END, [_reply(entry, outcome, at) for entry, outcome in ended])
         touched = sorted({entry.lease.conversation_id for entry, _ in ended})
@@ -129,11 +129,11 @@ def _message(entry: FlushEntry, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _attempt(entry: FlushEntry, outcome: Outcome, at: datetime) -> dict[str, Any]:
-    usage = outcome.usage
+def usage_row(lease: Lease, usage: Usage, at: datetime) -> dict[str, Any]:
+    """The row of `reply_attempts` for an attempt that ended, however it did."""
     return {
-        "reply_id": entry.lease.reply_id,
-        "attempt": entry.lease.attempt,
+        "reply_id": lease.reply_id,
+        "attempt": lease.attempt,
         "ended_at": at,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,

@@ -2,15 +2,16 @@
 
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, update
 
 from domain.events import LoggedEvent, StatusChanged
 from domain.ports import Clock
-from domain.replies import Lease, ReplyStatus
+from domain.replies import Lease, ReplyStatus, Usage
 from persistence.connection import Connection
 from persistence.events import append_events, event_to_row, last_numbers
 from persistence.replies import lease_from, stop_in_queue
-from persistence.tables import conversations, replies, workers
+from persistence.streaming import usage_row
+from persistence.tables import conversations, replies, reply_attempts, workers
 
 
 class SqlWorkers:
@@ -48,25 +49,32 @@ class SqlWorkers:
         newest = await last_numbers(self._connection, [row.id for row in rows]) if rows else {}
         return [lease_from(row, row.attempt, row.owner or "", newest.get(row.id, 0) + 1) for row in rows]
 
-    async def disown(self, lease: Lease) -> None:
-        await self._connection.execute(update(replies).where(_holds(lease)).values(owner=None))
+    async def disown(self, reply_id: str, attempt: int) -> None:
+        await self._connection.execute(update(replies).where(_holds(reply_id, attempt)).values(owner=None))
 
     async def requeue(self, lease: Lease) -> None:
         put_back = (
             update(replies)
-            .where(_holds(lease))
-            .values(status=ReplyStatus.QUEUED.value, owner=None, rescues=replies.c.rescues + 1)
+            .where(_holds(lease.reply_id, lease.attempt))
+            .values(
+                status=ReplyStatus.QUEUED.value,
+                owner=None,
+                rescues=replies.c.rescues + 1,
+                requests=replies.c.requests + 1,
+            )
             .returning(replies)
         )
         row = (await self._connection.execute(put_back)).one_or_none()
         if row is None:
             return
+        spent = usage_row(lease, Usage(estimated=True), self._clock.now())
+        await self._connection.execute(insert(reply_attempts).values(spent))
         change = LoggedEvent(lease.next_seq, lease.attempt, StatusChanged(ReplyStatus.QUEUED))
         await append_events(self._connection, [event_to_row(lease.reply_id, change)])
         if row.stop_requested:
             await stop_in_queue(self._connection, row, self._clock.now())
 
 
-def _holds(lease: Lease) -> ColumnElement[bool]:
+def _holds(reply_id: str, attempt: int) -> ColumnElement[bool]:
     streaming = replies.c.status == ReplyStatus.STREAMING.value
-    return and_(replies.c.id == lease.reply_id, replies.c.attempt == lease.attempt, streaming)
+    return and_(replies.c.id == reply_id, replies.c.attempt == attempt, streaming)

@@ -9,10 +9,10 @@ their other half) becomes U+FFFD. A surrogate pair split over two frames is put 
 
 import json
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from domain.conversations import Role
 from domain.errors import ProviderError
@@ -88,14 +88,18 @@ class _Frame(Struct):
     model: str | None = None
 
 
+Tokens = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+"""What databases and GraphQL call an integer; an endpoint that counts beyond it is not to be believed."""
+
+
 class _Details(Struct):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    cached_tokens: Tokens | None = None
+    reasoning_tokens: Tokens | None = None
 
 
 class _Usage(Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Tokens | None = None
+    completion_tokens: Tokens | None = None
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
 

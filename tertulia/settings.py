@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Names this server is called by, separated by commas, e.g. behind a proxy; * for all. If unset: "
-        "only this machine's own names when it listens on loopback (so that no web page can reach it by DNS), else all.",
+        "this machine's own names when it listens on loopback (so that no web page can reach it by DNS), else all.",
     )
     model: str | None = Field(None, description="Default model; gpt-4o-mini with a key, the demo model without.")
     context_tokens: int | None = Field(
@@ -161,6 +161,14 @@ class Settings(BaseSettings):
         for origin in value:
             if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/]+", origin):
                 raise ValueError(f"holds {origin!r}; write origins like https://chat.example.com, without a path")
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not re.fullmatch(r"\*|(\*\.)?[\w.-]+|\[[0-9a-fA-F:]+\]", name):
+                raise ValueError(f"holds {name!r}; write names like chat.example.com or *.example.com, without a port")
         return value
 
     @field_validator("allowed_origins", "allowed_hosts", mode="before")

@@ -42,6 +42,8 @@ def _guarded(method: Callable[..., Any], exceptions: set[str]) -> Callable[..., 
 def _guarded_lookup(lookup: Callable[..., Any], exceptions: set[str]) -> Callable[..., Any]:
     @wraps(lookup)
     def guarded(host: Any, *arguments: Any, **options: Any) -> Any:
+        if host is not None and str(host).endswith(".invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")  # as everywhere, without asking
         if host is not None and not _is_address(host) and not _near(host, exceptions):
             raise BeyondLoopback(f"look up {host}")
         return lookup(host, *arguments, **options)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, insert, select
 
 from domain.conversations import Conversation, GenerationSettings, ModelParams, Page, PageRequest, TitleSource
-from domain.errors import InvalidInput
+from domain.errors import InvalidInput, StorageError
 from persistence.tables import messages, metadata
 from tests.contracts.storing import BEGINNING, ME, Shelf, a_conversation, ids, law, new_id
 
@@ -63,6 +63,12 @@ async def test_an_empty_setting_comes_back_as_nothing_said(shelf: Shelf) -> None
     found = await get(shelf, stored.id)
     assert found is not None
     assert found.settings == GenerationSettings()
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+async def test_a_number_that_is_no_json_is_a_storage_error(shelf: Shelf, number: float) -> None:
+    with pytest.raises(StorageError):
+        await shelf.conversation(metadata={"number": number})
 
 
 @pytest.mark.parametrize("zone", [timezone(timedelta(hours=5, minutes=30)), timezone(-timedelta(hours=11)), None])

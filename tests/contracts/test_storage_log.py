@@ -124,7 +124,7 @@ async def test_an_attempt_that_was_overtaken_cannot_settle(shelf: Shelf) -> None
     shelf.clock.later()
     assert await shelf.flush(old.entry(*ANSWER, outcome=DONE)) == [LOST]
     reply = await shelf.made(old.id)
-    assert (reply.status, reply.usage, reply.last_seq) == (ReplyStatus.STREAMING, None, None)
+    assert (reply.status, reply.usage, reply.last_seq) == (ReplyStatus.STREAMING, Usage(estimated=True), None)
     async with shelf.storage.read() as work:
         conversation = await work.conversations.get(ME, old.lease.conversation_id)
     assert conversation is not None

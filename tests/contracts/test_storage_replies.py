@@ -225,8 +225,9 @@ async def test_a_streaming_reply_is_flagged_for_its_owner(shelf: Shelf) -> None:
     assert await shelf.stop(mine.id) is ReplyStatus.STREAMING
     assert await shelf.status(mine.id) is ReplyStatus.STREAMING
     async with shelf.storage.read() as work:
-        assert await work.replies.stop_flags(OWNER) == [mine.id]
-        assert await work.replies.stop_flags("work_2") == []
+        held = {h.reply_id: h.stop_requested for h in await work.replies.held(OWNER)}
+        assert held == {mine.id: True, other.id: False}
+        assert await work.replies.held("work_2") == []
     results = await shelf.flush(mine.entry(*ANSWER), other.entry(*ANSWER))
     assert [result.stop_requested for result in results] == [True, False]
 
@@ -255,7 +256,7 @@ async def test_a_stop_and_a_claim_at_once_leave_a_reply_either_stopped_or_flagge
     leases = await shelf.claim()
     await asyncio.wait(stops)
     async with shelf.storage.read() as work:
-        flagged = await work.replies.stop_flags(OWNER)
+        flagged = [held.reply_id for held in await work.replies.held(OWNER) if held.stop_requested]
     assert flagged == ids(leases)
     for reply_id in set(queued) - set(flagged):
         assert await shelf.status(reply_id) is ReplyStatus.STOPPED

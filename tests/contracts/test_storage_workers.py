@@ -73,7 +73,7 @@ async def test_a_reply_that_was_given_up_is_an_orphan_though_its_owner_beats(she
     await beat(shelf)
     given_up, kept = await shelf.streaming(), await shelf.streaming()
     async with shelf.storage.write() as work:
-        await work.workers.disown(given_up.lease)
+        await work.workers.disown(given_up.lease.reply_id, given_up.lease.attempt)
         await work.commit()
     assert ids(await shelf.orphans(LONG)) == [given_up.id]
     assert (await shelf.flush(kept.entry(*ANSWER)))[0].mine
@@ -85,7 +85,7 @@ async def test_giving_up_a_lease_that_was_lost_changes_nothing(shelf: Shelf) -> 
     await beat(shelf, "work_2")
     await shelf.claim("work_2")
     async with shelf.storage.write() as work:
-        await work.workers.disown(pen.lease)
+        await work.workers.disown(pen.lease.reply_id, pen.lease.attempt)
         await work.commit()
     assert await shelf.orphans(LONG) == []
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -156,6 +156,21 @@ async def test_a_lost_lease_halts_the_generator_and_stores_nothing_more(desk: De
     assert desk.tail.halt is Halt.LOST
     assert await desk.stored() == before
     assert not await desk.tail.settle(DONE)
+
+
+async def test_the_late_end_of_an_earlier_attempt_leaves_the_present_one_alone(desk: Desk) -> None:
+    present = desk.journal.open(replace(desk.lease, attempt=2))
+    desk.journal.abandon(desk.lease)
+    desk.tail.stop(Halt.LOST)
+    await desk.tail.settle(DONE)
+    assert desk.journal.tail(desk.lease.reply_id) is present
+
+
+async def test_rows_that_the_database_cannot_take_are_given_up_alone(desk: Desk) -> None:
+    desk.tail.append(PartAdded(0, PartKind.TEXT))
+    desk.tail.append(TextDelta(0, "\ud800"))
+    await desk.tail.ended.wait()
+    assert desk.tail.halt is Halt.LOST
 
 
 async def test_a_tail_whose_lease_was_lost_sends_readers_to_the_log(desk: Desk) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -167,7 +168,11 @@ async def test_deleting_a_conversation_stops_its_replies(talk: Talk, model: Scri
         await talk.message(sent.reply_id)
 
 
-BAD = {
+def nested(levels: int) -> dict[str, object]:
+    return {"a": nested(levels - 1)} if levels else {}
+
+
+BAD: dict[str, tuple[SendMessage, type[DomainError], tuple[str, ...]]] = {
     "empty text": (SendMessage("  "), InvalidInput, ("text",)),
     "long text": (SendMessage("x" * 100_001), InvalidInput, ("text",)),
     "NUL": (SendMessage("a\0b"), InvalidInput, ("text",)),
@@ -200,6 +205,13 @@ BAD = {
         ("history",),
     ),
     "an empty seed": (SendMessage("Hi", history=(SeedMessage(Role.USER, ()),)), InvalidInput, ("history", "0")),
+    "metadata nested too deeply": (SendMessage("Hi", metadata=nested(40)), InvalidInput, ("metadata",)),
+    "NUL in metadata": (SendMessage("Hi", metadata={"a": [{"b\0": 1}]}), InvalidInput, ("metadata",)),
+    "a date before all dates": (
+        SendMessage("Hi", history=(SeedMessage(Role.USER, ("a",), datetime(1, 1, 1, tzinfo=UTC)),)),
+        InvalidInput,
+        ("history", "0"),
+    ),
     "an empty key": (SendMessage("Hi", idempotency_key=""), InvalidInput, ("idempotencyKey",)),
     "too long for the model": (SendMessage("word " * 9_000), ContextTooLong, ("text",)),
 }

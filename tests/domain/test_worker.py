@@ -8,11 +8,14 @@ from pathlib import Path
 from domain.conversations import Message
 from domain.errors import ReplyErrorCode
 from domain.replies import ReplyStatus
+from domain.rescue import LEASE_SECONDS, Rescuer
+from domain.streaming import Ended
 from persistence.database import Database
+from persistence.notifier import LocalNotifier
 from persistence.unit_of_work import SqlStorage
 from tertulia.services import SystemClock, open_services
 from tests.domain.conftest import Talk
-from tests.domain.test_replies import streaming
+from tests.domain.test_replies import status_of, streaming
 from tests.domain.test_streaming import gated
 from tests.doubles import ScriptedModel, WordCounter, answer
 from tests.serving import settings_for
@@ -89,3 +92,65 @@ async def test_stopping_the_server_ends_what_is_not_done_as_interrupted(tmp_path
     assert reply is not None
     assert reply.reply is not None
     assert (reply.text, reply.reply.status) == ("Half a", ReplyStatus.FAILED)
+
+
+async def test_a_claim_whose_answer_was_lost_is_found_and_made(tmp_path: Path) -> None:
+    model = ScriptedModel(answer("Hello"))
+    async with open_services(settings_for(tmp_path), model=model, tokens=WordCounter()) as running:
+        running.worker.draining = True
+        sent = await Talk(running, model).send()
+        async with running.storage.write() as work:
+            await work.replies.claim(running.worker.owner, 1)
+            await work.commit()
+        running.worker._unsure = True
+        running.worker.draining = False
+        reply = await Talk(running, model).settled(sent.reply_id)
+    assert reply.text == "Hello"
+
+
+async def test_a_reply_that_was_taken_away_is_let_go_and_its_readers_hear_of_it(tmp_path: Path) -> None:
+    model = ScriptedModel(gated("Half a", asyncio.Event()))
+    async with open_services(settings_for(tmp_path), model=model, tokens=WordCounter()) as running:
+        talk = Talk(running, model)
+        sent = await talk.send()
+        await streaming(talk, sent.reply_id, "Half a")
+        reading = asyncio.create_task(talk.watch(sent.reply_id))
+        async with running.storage.write() as work:
+            await work.workers.disown(sent.reply_id, 1)
+            await work.commit()
+        events = await reading
+        await model.closed.wait()
+    assert isinstance(events[-1].event, Ended)
+    assert events[-1].event.message.text == "Half a"
+
+
+async def test_after_an_outage_nobody_is_taken_over_for_a_lease(tmp_path: Path) -> None:
+    model = ScriptedModel(gated("Half a", asyncio.Event()))
+    async with open_services(settings_for(tmp_path), model=model, tokens=WordCounter()) as running:
+        talk = Talk(running, model)
+        sent = await talk.send()
+        await streaming(talk, sent.reply_id, "Half a")
+        other = Rescuer(running.storage, LocalNotifier(), WordCounter(), "work_other")
+        await other.beat()
+        async with running.storage.write() as work:
+            await work.workers.forget_all()
+            await work.commit()
+        assert other._last_beat is not None
+        other._last_beat -= LEASE_SECONDS
+        await other.rescue()
+        assert (await talk.message(sent.reply_id)).text == "Half a"
+        assert status_of(await talk.message(sent.reply_id)) is ReplyStatus.STREAMING
+
+
+async def test_a_stopped_orphan_is_stopped_and_not_interrupted(tmp_path: Path) -> None:
+    model = ScriptedModel(gated("Half a", asyncio.Event()))
+    async with open_services(settings_for(tmp_path), model=model, tokens=WordCounter()) as running:
+        talk = Talk(running, model)
+        sent = await talk.send()
+        await streaming(talk, sent.reply_id, "Half a")
+        async with running.storage.write() as work:
+            await work.replies.request_stop(sent.reply_id)
+            await work.workers.disown(sent.reply_id, 1)
+            await work.commit()
+        reply = await talk.settled(sent.reply_id)
+    assert status_of(reply) is ReplyStatus.STOPPED

@@ -77,7 +77,7 @@ async def _idle(work: UnitOfWork, ask: str) -> None:
         case "orphans":
             await work.workers.orphans(10)
         case "stops":
-            await work.replies.stop_flags("work_1")
+            await work.replies.held("work_1")
         case _:
             await work.workers.beat("work_1")
 

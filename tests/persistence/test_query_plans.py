@@ -49,7 +49,7 @@ async def everything(shelf: Shelf) -> list[Sent]:
             await work.replies.unsettled(conversation.id)
             await work.replies.queued()
             await work.replies.progress(pen.id)
-            await work.replies.stop_flags("work_1")
+            await work.replies.held("work_1")
             await work.log.after(pen.id, 1, 100)
         async with shelf.storage.write() as work:
             await work.keys.reserve(ME, "sendMessage", "k", "print")

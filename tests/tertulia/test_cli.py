@@ -107,15 +107,20 @@ async def test_a_second_server_on_a_sqlite_file_is_refused_and_other_commands_wo
 ) -> None:
     environment = {"DATABASE_URL": f"sqlite:///{tmp_path}/test.db", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}
     async with serving(settings_for(tmp_path), ScriptedModel()) as first:
-        commands = (["serve", "--port", "0"], ["migrate"], ["doctor"], ["config", "show"])
-        second, migrate, doctor, show = await asyncio.gather(*(tertulia(*c, **environment) for c in commands))
+        second, migrate = await asyncio.gather(
+            tertulia("serve", "--port", "0", **environment), tertulia("migrate", **environment)
+        )
+        doctor, show = [
+            await asyncio.to_thread(CliRunner().invoke, app, command, env=environment)
+            for command in (["doctor"], ["config", "show"])
+        ]
         assert (await first.ask("{ server { version } }"))["server"] == {"version": __version__}
     assert second.code == 1
     assert f"Another server already uses {tmp_path}/test.db: SQLite serves one at a time." in second.err
     assert "Traceback" not in second.err
     assert (migrate.code, migrate.err) == (0, "")
-    assert "the database is at revision" in doctor.out
-    assert (show.code, show.err) == (0, "")
+    assert "the database is at revision" in doctor.stdout
+    assert (show.exit_code, show.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("command", [["serve", "--port", "0"], ["migrate"], ["doctor"]])

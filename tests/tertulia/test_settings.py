@@ -17,6 +17,7 @@ WRONG = {
     "TERTULIA_PORT": ("eight", "a valid integer"),
     "TERTULIA_ALLOW_ANONYMOUS": ("perhaps", "a valid boolean"),
     "TERTULIA_ALLOWED_ORIGINS": ("chat.example.com", "write origins like https://chat.example.com"),
+    "TERTULIA_ALLOWED_HOSTS": ("https://chat.example.com", "write names like chat.example.com"),
     "TERTULIA_CONTEXT_TOKENS": ("8", "greater than or equal to 256"),
     "TERTULIA_TEMPERATURE": ("3", "less than or equal to 2"),
     "TERTULIA_MAX_TOKENS": ("0", "greater than or equal to 1"),
