@@ -83,6 +83,7 @@ class ReplyGenerator:
                 raise
             outcome = await self._halted(tail, notes)
         except ProviderError as error:
+            self._telemetry.provider_failed(lease, error)
             outcome = await self._failed(tail, notes, ReplyError.from_provider(error))
         except Exception as error:
             self._telemetry.reply_crashed(lease.reply_id, error)

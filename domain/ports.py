@@ -12,6 +12,7 @@ from typing import Protocol
 
 from domain.accounts import User
 from domain.conversations import Conversation, Message, MessagePart, Page, PageRequest
+from domain.errors import ProviderError
 from domain.events import LoggedEvent
 from domain.models import ChatChunk, ChatRequest, Model
 from domain.replies import Held, Lease, Outcome, Progress, Reply, ReplyStatus, Usage
@@ -75,6 +76,10 @@ class Telemetry(Protocol):
     """Counts and times for the operator. No method may raise, block or receive content."""
 
     def provider_called(self, request: ChatRequest, call: "ProviderCall") -> None: ...
+    def provider_failed(self, lease: Lease, error: ProviderError) -> None:
+        """A reply failed because of its provider; `error.detail` may quote the provider, and through it anybody."""
+        ...
+
     def provider_retried(self, request: ChatRequest, error: Exception) -> None: ...
     def reply_settled(self, lease: Lease, outcome: Outcome) -> None: ...
     def reply_crashed(self, reply_id: str, error: BaseException) -> None: ...

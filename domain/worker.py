@@ -90,6 +90,11 @@ class ReplyWorker:
             group.create_task(self._every(BEAT_SECONDS, self._rescuer.rescue))
             group.create_task(self._every(JANITOR_SECONDS, self._sweep))
 
+    @property
+    def live(self) -> int:
+        """How many replies are being made."""
+        return len(self._making)
+
     async def drain(self, grace_seconds: float) -> None:
         """Claim nothing more, let live replies end for a while, then end the rest as interrupted, with their text."""
         self.draining = True

@@ -72,13 +72,14 @@ class EventStream(Response):
     """A response that sends results as they come, and closes their generator however it ends.
 
     It ends early when the client leaves, and when a send takes longer than `send_seconds`: who does not read must
-    not hold a generator for ever.
+    not hold a generator for ever. While it goes on, its task is in `open_streams`, where it may be cancelled.
     """
 
     def __init__(
         self,
         framing: Framing,
         results: AsyncGenerator[ExecutionResult, None],
+        open_streams: set[asyncio.Task[None]],
         send_seconds: float,
         heartbeat_seconds: float | None = None,
     ) -> None:
@@ -86,6 +87,7 @@ class EventStream(Response):
         self.status_code = 200
         self._framing = framing
         self._results = results
+        self._open_streams = open_streams
         self._send_seconds = send_seconds
         self._heartbeat_seconds = heartbeat_seconds or framing.heartbeat_seconds
         self._turn = asyncio.Lock()
@@ -100,9 +102,11 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         work = (self._stream(send), self._heartbeats(send), self._client_left(receive))
         tasks = [asyncio.create_task(each) for each in work]
+        self._open_streams.add(tasks[0])
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._open_streams.discard(tasks[0])
             for task in tasks:
                 task.cancel()
             ends = await asyncio.gather(*tasks, return_exceptions=True)

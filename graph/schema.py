@@ -49,6 +49,9 @@ Query = merge_types("Query", (ConversationQuery, ModelQuery, ServerQuery))
 Mutation = merge_types("Mutation", (ReplyMutation, ConversationMutation))
 
 
+AMBIGUOUS = "Must provide operation name if query contains multiple operations."
+
+
 @lru_cache(maxsize=CACHED_DOCUMENTS)
 def _prepared(schema: GraphQLSchema, query: str) -> tuple[DocumentNode, list[GraphQLError]]:
     """The document and what is wrong with it. Raises GraphQLError when it cannot be parsed."""
@@ -91,11 +94,19 @@ class OperationExtension(SchemaExtension):
         prepare = _prepared if len(query) <= CACHED_CHARACTERS else _prepared.__wrapped__
         with suppress(GraphQLError):
             execution.graphql_document, self.errors_of_document = prepare(execution.schema._schema, query)
+        if execution.graphql_document is not None and not self.errors_of_document and self._is_ambiguous():
+            self.errors_of_document = [GraphQLError(AMBIGUOUS)]
         yield
 
     def on_validate(self) -> Iterator[None]:
         self.execution_context.pre_execution_errors = self.errors_of_document
         yield
+
+    def _is_ambiguous(self) -> bool:
+        """GraphQL's GetOperation(): without a name there must be one operation, where Strawberry takes the first."""
+        execution = self.execution_context
+        assert execution.graphql_document is not None
+        return execution._provided_operation_name is None and get_operation_ast(execution.graphql_document) is None
 
     def _label(self) -> tuple[str, str]:
         """Root field and type of the operation. Names that clients make up would be labels without number."""

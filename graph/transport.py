@@ -5,6 +5,7 @@ overwrite each other's, and answers errors as plain text. Sockets are Strawberry
 nothing here knows what is asked for.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -58,6 +59,12 @@ class Router(GraphQLRouter[Context, None]):
         self.limits = limits
         self.send_seconds = limits.send_seconds
         self._graphiql_path = graphiql_path
+        self._streams: set[asyncio.Task[None]] = set()
+
+    def end_streams(self) -> None:
+        """Break off every stream over HTTP, as a stopping server does with sockets: their readers resume elsewhere."""
+        for stream in self._streams:
+            stream.cancel()
 
     def encode_json(self, data: object) -> str:
         """Text: bytes would become binary frames, which graphql-ws does not read."""
@@ -83,7 +90,7 @@ class Router(GraphQLRouter[Context, None]):
         operation = await asked(request, self.limits.body_bytes)
         if isinstance(wanted, Framing):
             results = await self._results(operation, context, _allowed(request, READING))
-            return EventStream(wanted, results, self.limits.send_seconds, self.limits.heartbeat_seconds)
+            return EventStream(wanted, results, self._streams, self.limits.send_seconds, self.limits.heartbeat_seconds)
         results = await self._results(operation, context, _allowed(request, {OperationType.QUERY}))
         async with aclosing(results):
             return _response([result async for result in results][-1], wanted)

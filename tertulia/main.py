@@ -71,7 +71,9 @@ def create_app(settings: Settings | None = None, limits: Limits | None = None, *
     if chosen.graphiql:
         app.mount("/graphiql", http.graphiql_assets())
     graphiql_path = "/graphiql" if chosen.graphiql else None
-    app.include_router(build_router(schema, context, chosen.allowed_origins, limits, graphiql_path))
+    router = build_router(schema, context, chosen.allowed_origins, limits, graphiql_path)
+    app.include_router(router)
+    app.state.router = router
     return app
 
 

@@ -6,11 +6,15 @@ providers and their models are in the TOML file that TERTULIA_CONFIG names.
 """
 
 import ipaddress
+import os
 import re
 import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
     AliasChoices,
@@ -212,6 +216,7 @@ class Settings(BaseSettings):
 def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401  any setting by its field name
     """The settings, or SettingsError with one sentence for the first that is wrong."""
     try:
+        _check_names({**dotenv_values(".env"), **os.environ})
         return Settings(**overrides)
     except ValidationError as error:
         place, reason = _first(error)
@@ -223,6 +228,17 @@ def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401  any setting by
         raise SettingsError(f"{name}{shown} {reason}{meaning}.") from error
     except UnicodeDecodeError as error:
         raise SettingsError("The file .env is not UTF-8 text; save it as such.") from error
+
+
+def _check_names(given: Mapping[str, str | None]) -> None:
+    """A name that is nearly right would otherwise be passed over in silence."""
+    known = [variable(field) for field in Settings.model_fields]
+    for name in sorted(name.upper() for name in given if name.upper().startswith("TERTULIA_")):
+        if name in known or name.startswith("TERTULIA_TEST_"):
+            continue
+        near = get_close_matches(name, known, n=1)
+        meant = f"; did you mean {near[0]}?" if near else "."
+        raise SettingsError(f"{name} is not a setting{meant} `tertulia config show` lists them all.")
 
 
 def _first(error: ValidationError) -> tuple[list[str], str]:

@@ -74,6 +74,9 @@ class RecordingTelemetry:
     def provider_called(self, request: ChatRequest, call: ProviderCall) -> None:
         self.calls.append(call)
 
+    def provider_failed(self, lease: Lease, error: ProviderError) -> None:
+        self.failures.append(error)
+
     def provider_retried(self, request: ChatRequest, error: Exception) -> None:
         self.retries.append(error)
 

@@ -54,9 +54,9 @@ def test_every_error_code_is_explained_with_what_to_do(title: str, codes: type[S
 
 def test_config_show_lists_every_setting_with_its_meaning() -> None:
     shown = CliRunner().invoke(app, ["config", "show"]).stdout.splitlines()
-    meanings = dict(zip([line.split("=")[0] for line in shown[::2]], shown[1::2], strict=True))
+    meanings = dict(zip([line.removeprefix("# ").split("=")[0] for line in shown[1::2]], shown[::2], strict=True))
     assert meanings.keys() == SETTINGS
-    assert all(re.fullmatch(r"    [A-Z].{15,}\.", meaning) for meaning in meanings.values())
+    assert all(re.fullmatch(r"# [A-Z].{15,}\.", meaning) for meaning in meanings.values())
 
 
 @pytest.mark.parametrize("page", [page for page in CONFIGURING if (ROOT / page).exists()])

@@ -1,4 +1,4 @@
-"""Everything that can go wrong upstream, seen from a client: a FAILED reply with a code, the text so far, and another try."""
+"""What can go wrong upstream, seen from a client: a FAILED reply with a code, the text so far, and another try."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -182,3 +182,11 @@ async def test_answers_do_not_mix_when_requests_run_side_by_side(plain: Api) -> 
         assert (status, "errors" in body) == (400 if number % 2 and number % 3 else 200, bool(number % 3))
 
     await asyncio.gather(*(one(number) for number in range(60)))
+
+
+async def test_of_several_operations_one_must_be_named(plain: Api) -> None:
+    several = {"query": "query A { __typename } query B { again: __typename }"}
+    status, body = await answer(plain, json=several, headers=GRAPHQL_JSON)
+    assert (status, body["errors"][0]["message"][:29]) == (400, "Must provide operation name if"[:29])
+    status, body = await answer(plain, json=several | {"operationName": "B"}, headers=GRAPHQL_JSON)
+    assert (status, body) == (200, {"data": {"again": "Query"}})

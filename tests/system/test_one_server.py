@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import aiohttp
 import pytest
 from websockets.exceptions import ConnectionClosed
 
@@ -100,3 +101,23 @@ async def test_a_second_server_on_the_same_file_is_refused_with_a_sentence(tmp_p
         with pytest.raises(AssertionError, match="Another server already uses"):
             async with server_process(tmp_path, endpoint.base_url):
                 pass
+
+
+async def test_a_stopped_server_lets_go_of_its_streams_over_http_and_they_do_not_look_whole(tmp_path: Path) -> None:
+    async with (
+        upstream(tokens=10_000) as endpoint,
+        server_process(tmp_path, endpoint.base_url, TERTULIA_SHUTDOWN_GRACE="0") as server,
+        aiohttp.ClientSession() as http,
+    ):
+        _, reply_id = await send(server)
+        query = f'subscription {{ replyStream(replyId: "{reply_id}") {{ cursor }} }}'
+        headers = {"accept": "text/event-stream"}
+        async with http.post(f"{server.url}/graphql", json={"query": query}, headers=headers) as response:
+            await response.content.readany()
+            started = time.monotonic()
+            await server.terminate()
+            print(f"stopped after {time.monotonic() - started:.1f} s")
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.content.read()
+        assert "Traceback" not in server.output
+        assert "exceeded" not in server.output

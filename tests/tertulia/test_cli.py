@@ -63,7 +63,7 @@ async def test_serve_says_where_it_is_and_the_command_it_proposes_works() -> Non
             base = said.split("API        ")[1].split("/graphql")[0]
             assert f"{base}/graphiql" in said
             assert await shell("curl -s " + said.split("Try:  curl ")[1]) == (
-                '{"data":{"sendMessage":{"reply":{"text":"Hello there"}}}}'
+                '{"data":{"sendMessage":{"reply":{"text":"Hello there","generation":{"error":null}}}}}'
             )
             async with aiohttp.ClientSession() as http, http.get(f"{base}/readyz") as response:
                 assert response.status == 200

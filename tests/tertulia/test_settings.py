@@ -268,3 +268,17 @@ def test_a_file_that_is_not_there_stops_the_start_with_a_sentence() -> None:
     assert ended.stderr == (
         "tertulia: TERTULIA_CONFIG names absent.toml, which cannot be read: No such file or directory.\n"
     )
+
+
+def test_a_name_that_is_nearly_a_setting_is_refused_with_the_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERTULIA_MODLE", "x")
+    with pytest.raises(SettingsError, match="TERTULIA_MODLE is not a setting; did you mean TERTULIA_MODEL"):
+        load_settings()
+
+
+def test_what_config_show_prints_can_be_a_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(app, ["config", "show"]).stdout
+    before = load_settings()
+    (tmp_path / ".env").write_text(shown)
+    assert load_settings() == before
