@@ -26,9 +26,7 @@ AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 AnyResult: TypeAlias = CursorResult[*tuple[Any, ...]]
 Insert: TypeAlias = postgresql.Insert | sqlite.Insert
 Parameters: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
-DRIVER_ERRORS = (SQLAlchemyError, OSError, UnicodeError)
-
-
+DRIVER_ERRORS = (SQLAlchemyError, OSError, UnicodeError, OverflowError)
 REFUSALS = (DataError, IntegrityError, UnicodeError, OverflowError)
 DATA_CLASSES = ("22", "23")
 """SQLSTATE classes that are about the values: data exceptions, violated constraints (PostgreSQL, appendix A)."""

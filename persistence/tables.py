@@ -9,6 +9,8 @@ Text that grows is never rewritten: a live reply's text is in `reply_events` onl
 
 Everything a conversation owns goes with it by ON DELETE CASCADE, but no row goes with its parent message: SQLite
 follows a chain of cascades only to a depth of 1,000, and a conversation may be longer.
+
+`replies.swept` says that the log is gone: so a sweep looks at what is new, not at every reply that ever ended.
 """
 
 from datetime import UTC, datetime

@@ -90,6 +90,17 @@ async def test_a_message_comes_back_as_it_was_stored(shelf: Shelf) -> None:
     assert await get_many(shelf, stored.id) == {stored.id: stored}
 
 
+async def test_a_whole_history_is_added_at_once_parents_before_children(shelf: Shelf) -> None:
+    conversation = await shelf.conversation()
+    history = [a_message(conversation.id)]
+    for _ in range(20):
+        history.append(a_message(conversation.id, history[-1].id))
+    async with shelf.storage.write() as work:
+        await work.messages.add(*history)
+        await work.commit()
+    assert ids((await path(shelf, conversation.id, history[-1].id, PageRequest(first=50))).items) == ids(history)
+
+
 async def test_a_message_may_have_a_megabyte_of_text(shelf: Shelf) -> None:
     conversation = await shelf.conversation()
     stored = await shelf.message(conversation.id, parts=(MessagePart(0, PartKind.TEXT, "Käse " * 200_000),))

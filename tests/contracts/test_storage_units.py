@@ -4,13 +4,15 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from domain.conversations import PageRequest
-from domain.errors import NotFound, StorageError, Unavailable
+from domain.conversations import MessagePart, PageRequest, PartKind
+from domain.errors import DataRefused, NotFound, StorageError, Unavailable
 from domain.ports import Storage
 from persistence.database import Database
 from persistence.unit_of_work import SqlStorage
@@ -104,6 +106,24 @@ async def test_a_statement_that_fails_is_a_storage_error_and_the_next_unit_works
     await shelf.conversation()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"conversation_id": "conv_absent"},
+        {"parent_id": "msg_absent"},
+        {"token_count": 2**70},
+        {"metadata": {"number": float("nan")}},
+        {"parts": (MessagePart(0, PartKind.TEXT, "\ud800"),)},
+        {"created_at": datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+async def test_content_that_would_be_refused_again_is_told_apart(shelf: Shelf, changes: dict[str, Any]) -> None:
+    values = {"conversation_id": (await shelf.conversation()).id} | changes
+    with pytest.raises(DataRefused):
+        await shelf.message(**values)
+
+
 async def test_a_database_that_cannot_be_reached_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for url in (
@@ -159,8 +179,9 @@ async def test_a_connection_that_dies_in_the_middle_is_a_storage_error_and_later
             await hang_up(shelf.database, (await connection.execute(OWN_PID)).scalar_one())
             await connection.execute(OWN_PID)
 
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError) as raised:
         await unit()
+    assert not isinstance(raised.value, DataRefused)
     await shelf.conversation()
     assert await count(shelf.storage) == 1
 

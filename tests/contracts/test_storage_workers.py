@@ -3,8 +3,8 @@
 import asyncio
 
 from domain.events import Finished, LoggedEvent, StatusChanged
-from domain.replies import Lease, ReplyStatus
-from tests.contracts.storing import ANSWER, DONE, OWNER, Shelf, ids
+from domain.replies import Lease, ReplyStatus, Usage
+from tests.contracts.storing import ANSWER, DONE, OWNER, Pen, Shelf, ids
 
 LONG = 3_600.0
 
@@ -111,6 +111,16 @@ async def test_an_orphan_goes_back_into_the_queue_once(shelf: Shelf) -> None:
     reply = await shelf.made(pen.id)
     assert (reply.status, reply.rescues, reply.attempt) == (ReplyStatus.QUEUED, 1, 1)
     assert (await shelf.log(pen.id))[1:] == [LoggedEvent(2, 1, StatusChanged(ReplyStatus.QUEUED))]
+
+
+async def test_what_an_orphan_had_cost_is_added_to_what_the_next_attempt_costs(shelf: Shelf) -> None:
+    pen = await shelf.streaming()
+    await requeue(shelf, pen.lease)
+    (lease,) = await shelf.claim("work_2")
+    assert (await shelf.made(pen.id)).requests == 1
+    await shelf.flush(Pen(lease).entry(*ANSWER, outcome=DONE))
+    reply = await shelf.made(pen.id)
+    assert (reply.requests, reply.usage) == (2, DONE.usage + Usage(estimated=True))
 
 
 async def test_a_lease_that_was_lost_cannot_put_its_reply_back(shelf: Shelf) -> None:
