@@ -1,7 +1,6 @@
 """The `tertulia` command."""
 
 import asyncio
-import os
 import socket
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,8 +13,8 @@ from fastapi import FastAPI
 from graph.schema import sdl
 from persistence import schema as migrations
 from persistence.database import Database
-from providers.local import LOCAL_MODEL, find_local_model
 from tertulia import __version__, catalogue
+from tertulia.doctor import examine
 from tertulia.http import GRAPHIQL
 from tertulia.main import create_app
 from tertulia.services import Running, usable_database
@@ -183,64 +182,12 @@ def config_show() -> None:
 def doctor() -> None:
     """Look at everything the server needs, and say what is wrong and how to mend it."""
     settings = settings_or_exit()
-    findings = [_exposure(settings), asyncio.run(_database(settings)), _model(settings), _graphiql()]
+    findings = asyncio.run(examine(settings))
     for good, text in findings:
         typer.secho("ok      " if good else "problem ", fg="green" if good else "red", nl=False)
         typer.echo(text)
     if not all(good for good, _ in findings):
         raise typer.Exit(1)
-
-
-def _exposure(settings: Settings) -> tuple[bool, str]:
-    try:
-        check_exposure(settings)
-    except SettingsError as error:
-        return False, str(error)
-    return True, f"listens on {settings.host} port {settings.port}"
-
-
-async def _database(settings: Settings) -> tuple[bool, str]:
-    database = Database(settings.database_url)
-    try:
-        with usable_database():
-            if database.file is not None and not database.file.exists():
-                return _makeable(database.file)
-            revision = await migrations.current_revision(database)
-        if revision != migrations.newest_revision():
-            return False, f"the database is at revision {revision or 'none'}; run `tertulia migrate`"
-        return True, f"the database is at revision {revision}"
-    except SettingsError as error:
-        return False, str(error)
-    finally:
-        await database.close()
-
-
-def _makeable(file: Path) -> tuple[bool, str]:
-    folder = next(folder for folder in file.absolute().parents if folder.exists())
-    if folder.is_dir() and os.access(folder, os.W_OK):
-        return True, f"{file} does not exist yet; the first start makes it"
-    return False, f"{file} cannot be made, as nothing can be written in {folder}; name another file in DATABASE_URL"
-
-
-def _model(settings: Settings) -> tuple[bool, str]:
-    try:
-        providers = catalogue.configured_providers(settings)
-        if providers:
-            named = catalogue.with_default(providers, settings.model)
-            names = ", ".join(model.name for provider in named for model in provider.models)
-            return True, f"models on offer: {names}"
-    except SettingsError as error:
-        return False, str(error)
-    if settings.model not in (None, LOCAL_MODEL.name):
-        return False, f"TERTULIA_MODEL is {settings.model!r}, but neither OPENAI_API_KEY nor OPENAI_BASE_URL is set"
-    if find_local_model() is None:
-        return False, "no model: set OPENAI_API_KEY or OPENAI_BASE_URL, or `make run` installs a demo model"
-    return True, "the demo model answers (set OPENAI_API_KEY or OPENAI_BASE_URL for a better one)"
-
-
-def _graphiql() -> tuple[bool, str]:
-    built = (GRAPHIQL / "index.html").exists()
-    return built, "GraphiQL is built" if built else "GraphiQL is not built; `make graphiql` builds it (npm is needed)"
 
 
 if __name__ == "__main__":

@@ -164,11 +164,19 @@ def doctor(**environment: str) -> tuple[int, str]:
     return ended.exit_code, ended.stdout
 
 
-def test_doctor_finds_nothing_to_mend_before_the_first_start() -> None:
-    _, said = doctor(OPENAI_BASE_URL="http://127.0.0.1:1/v1", TERTULIA_MODEL="llama3.2")
+async def test_doctor_finds_nothing_to_mend_before_the_first_start() -> None:
+    async with scripted_endpoint() as endpoint:
+        environment = {"OPENAI_BASE_URL": endpoint.base_url, "TERTULIA_MODEL": "llama3.2"}
+        _, said = await asyncio.to_thread(lambda: doctor(**environment))
     assert "ok      listens on 127.0.0.1 port 8000" in said
     assert "ok      .data/tertulia.db does not exist yet; the first start makes it" in said
-    assert "ok      models on offer: llama3.2" in said
+    assert "ok      the endpoint openai answers; models on offer: llama3.2" in said
+
+
+def test_doctor_notices_an_endpoint_where_nobody_listens() -> None:
+    code, said = doctor(OPENAI_BASE_URL="http://127.0.0.1:1/v1", TERTULIA_MODEL="llama3.2")
+    assert code == 1
+    assert "problem the endpoint openai (http://127.0.0.1:1/v1) cannot be reached" in said
 
 
 def test_doctor_says_what_is_wrong_and_fails() -> None:
