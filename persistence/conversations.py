@@ -101,6 +101,8 @@ class SqlConversations:
     async def purge(self, deleted_before: datetime) -> int:
         query = select(conversations.c.id).where(conversations.c.deleted_at < deleted_before).limit(PURGED_AT_ONCE)
         ids = list((await self._connection.execute(query.with_for_update(skip_locked=True))).scalars())
+        if not ids:
+            return 0
         await self._connection.execute(delete(conversations).where(self._connection.among(conversations.c.id, ids)))
         return len(ids)
 

@@ -50,6 +50,8 @@ class SqlLog:
         ended = select(replies.c.id).where(~replies.c.swept, replies.c.finished_at < finished_before)
         query = ended.limit(SWEPT_AT_ONCE).with_for_update(key_share=True, skip_locked=True)
         ids = list((await self._connection.execute(query)).scalars())
+        if not ids:
+            return 0
         mine = self._connection.among(replies.c.id, ids)
         await self._connection.execute(update(replies).where(mine).values(swept=True))
         theirs = self._connection.among(reply_events.c.reply_id, ids)

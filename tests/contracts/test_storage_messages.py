@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from domain.conversations import Conversation, GenerationSettings, Message, MessagePart, Page, PageRequest, PartKind
@@ -205,10 +205,12 @@ async def test_the_last_messages_of_a_long_path_are_those_before_its_leaf(shelf:
 
 @law
 @given(
-    costs=st.lists(st.integers(0, 6), max_size=8),
-    nearest=st.integers(1, 40),
-    budget=st.integers(0, 60),
+    costs=st.lists(st.sampled_from([0, 0, 1, 3]), max_size=8),
+    nearest=st.integers(1, 3),
+    budget=st.integers(0, 40),
 )
+@example(costs=[1, 0, 0], nearest=1, budget=10)
+@example(costs=[1, 1], nearest=100, budget=10)
 async def test_the_newest_messages_make_the_same_prompt_as_the_whole_path(
     shelf: Shelf, costs: list[int], nearest: int, budget: int
 ) -> None:

@@ -1,9 +1,13 @@
 """How many statements the busiest units send. A number that grows with the amount of data is a mistake."""
 
+from datetime import timedelta
+
 from domain.conversations import PageRequest
 from domain.ports import UnitOfWork
-from tests.contracts.storing import ANSWER, DONE, ME, Pen, Shelf
+from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, Pen, Shelf
 from tests.persistence.statements import sent_statements
+
+LATER = BEGINNING + timedelta(days=1)
 
 
 async def test_a_page_of_conversations_is_one_statement(shelf: Shelf) -> None:
@@ -67,7 +71,12 @@ async def test_an_idle_worker_sends_one_statement_for_each_question(shelf: Shelf
                 await _idle(work, ask)
         return len(sent)
 
-    assert [await statements(ask) for ask in ("claim", "orphans", "stops", "beat")] == [1, 1, 1, 1]
+    await shelf.settled()
+    async with shelf.storage.write() as work:
+        await work.log.sweep(shelf.clock.later())
+        await work.commit()
+    questions = ("claim", "orphans", "held", "beat", "sweep", "purge", "keys")
+    assert [await statements(ask) for ask in questions] == [1] * len(questions)
 
 
 async def _idle(work: UnitOfWork, ask: str) -> None:
@@ -76,10 +85,16 @@ async def _idle(work: UnitOfWork, ask: str) -> None:
             await work.replies.claim("work_1", 50)
         case "orphans":
             await work.workers.orphans(10)
-        case "stops":
+        case "held":
             await work.replies.held("work_1")
-        case _:
+        case "beat":
             await work.workers.beat("work_1")
+        case "sweep":
+            await work.log.sweep(LATER)
+        case "purge":
+            await work.conversations.purge(LATER)
+        case _:
+            await work.keys.sweep(LATER)
 
 
 async def test_a_flush_is_two_statements_and_five_more_when_replies_end(shelf: Shelf) -> None:
