@@ -219,6 +219,12 @@ async def test_a_purge_of_very_many_goes_on_in_the_next_round(shelf: Shelf) -> N
     assert [await purge(shelf, datetime.now(UTC)) for _ in range(3)] == [200, 1, 0]
 
 
+async def test_of_several_purges_at_once_each_conversation_is_counted_by_one(shelf: Shelf) -> None:
+    for _ in range(5):
+        await delete(shelf, (await shelf.conversation()).id)
+    assert sum(await asyncio.gather(*(purge(shelf, datetime.now(UTC)) for _ in range(4)))) == 5
+
+
 async def test_a_held_conversation_is_changed_by_one_unit_at_a_time(shelf: Shelf) -> None:
     stored = await shelf.conversation(title="0")
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from domain.conversations import MessagePart, PageRequest, PartKind
 from domain.errors import DataRefused, NotFound, StorageError, Unavailable
 from domain.ports import Storage
 from persistence.database import Database
 from persistence.unit_of_work import SqlStorage
-from tests.contracts.storing import ME, SetClock, Shelf, a_conversation, only_postgresql
+from tests.contracts.storing import ME, SetClock, Shelf, a_conversation
 
 
 async def count(storage: Storage) -> int:
@@ -158,58 +157,6 @@ async def test_when_all_connections_are_taken_the_next_unit_is_unavailable_and_l
         assert await count(storage) == 0
 
 
-@only_postgresql
-async def test_a_server_that_falls_silent_is_a_storage_error_and_later_units_work(database: Database) -> None:
-    database = Database(database.url.render_as_string(hide_password=False), pool_size=1, statement_seconds=0.05)
-    with pytest.raises(StorageError):
-        async with database.connect(writing=True) as connection:
-            await connection.execute(text("SELECT pg_sleep(30)"))
-    async with database.connect(writing=True) as connection:
-        assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
-    await database.close()
-
-
-@only_postgresql
-@pytest.mark.parametrize("writing", [True, False])
-async def test_a_connection_that_dies_in_the_middle_is_a_storage_error_and_later_units_work(
-    shelf: Shelf, writing: bool
-) -> None:
-    async def unit() -> None:
-        async with shelf.database.connect(writing=writing) as connection:
-            await hang_up(shelf.database, (await connection.execute(OWN_PID)).scalar_one())
-            await connection.execute(OWN_PID)
-
-    with pytest.raises(StorageError) as raised:
-        await unit()
-    assert not isinstance(raised.value, DataRefused)
-    await shelf.conversation()
-    assert await count(shelf.storage) == 1
-
-
-@only_postgresql
-async def test_connections_that_died_while_nobody_used_them_are_replaced_unnoticed(shelf: Shelf) -> None:
-    url = shelf.database.url.render_as_string(hide_password=False)
-    async with opened(url, pool_size=2) as storage:
-        async with storage.read() as one, storage.read() as two:
-            await one.conversations.count(ME)
-            await two.conversations.count(ME)
-        async with shelf.database.connect(writing=True) as connection:
-            await connection.execute(HANG_UP_OTHERS)
-        assert [await count(storage) for _ in range(4)] == [0] * 4
-
-
-@only_postgresql
-async def test_a_connection_that_dies_before_its_unit_ends_is_not_lost_to_the_pool(shelf: Shelf) -> None:
-    url = shelf.database.url.render_as_string(hide_password=False)
-    dying = Database(url, pool_size=1, pool_seconds=0.05)
-    for _ in range(3):
-        async with dying.connect(writing=False) as connection:
-            await hang_up(shelf.database, (await connection.execute(OWN_PID)).scalar_one())
-    async with dying.connect(writing=False) as connection:
-        assert (await connection.execute(OWN_PID)).scalar_one()
-    await dying.close()
-
-
 # ── cancellation ──
 
 
@@ -270,19 +217,6 @@ async def test_a_cancelled_task_does_not_wait_for_the_database(shelf: Shelf) -> 
         waiting = asyncio.create_task(wait())
         await shelf.somebody_waits()
         waiting.cancel()
-        await asyncio.wait([waiting])
+        await asyncio.wait([waiting], timeout=5)
         assert waiting.cancelled()
     await shelf.conversation()
-
-
-OWN_PID = text("SELECT pg_backend_pid()")
-HANG_UP = text("SELECT pg_terminate_backend(:pid, 5000)")
-HANG_UP_OTHERS = text(
-    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-)
-
-
-async def hang_up(database: Database, pid: int) -> None:
-    async with database.connect(writing=True) as connection:
-        assert (await connection.execute(HANG_UP, {"pid": pid})).scalar_one()
