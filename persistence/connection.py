@@ -67,15 +67,7 @@ class Connection:
         if self._call is not None:
             await asyncio.wait([self._call])
         with suppress(*DRIVER_ERRORS):
-            if self._silent:
-                await self._connection.invalidate()
             await self._connection.close()
-
-    @property
-    def _silent(self) -> bool:
-        """The server did not answer in time: nobody knows what its side of the connection is at."""
-        call = self._call
-        return call is not None and not call.cancelled() and isinstance(call.exception(), OSError)
 
     async def _whole(self, call: Coroutine[Any, Any, T]) -> T:
         self._call = asyncio.ensure_future(call)

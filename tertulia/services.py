@@ -28,7 +28,7 @@ from domain.streaming import ReplyStream
 from domain.worker import ReplyWorker, Retention
 from graph.context import ServerFacts, Services
 from persistence import schema
-from persistence.database import Database
+from persistence.database import Database, sqlite_advice
 from persistence.notifier import LocalNotifier
 from persistence.unit_of_work import SqlStorage
 from providers.chat import ChatOptions, OpenAIChatModel
@@ -129,6 +129,8 @@ async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
         if database.file is not None:
             database.file.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(only_server(database.file))
+            if (advice := sqlite_advice()) is not None:
+                log.warning("this Python's SQLite is old", advice=advice)
             await schema.upgrade(database)
         elif (revision := await schema.current_revision(database)) != schema.newest_revision():
             raise SettingsError(
