@@ -1,4 +1,4 @@
-"""Fixtures that any test may use: a real server on a loopback port, and databases of both kinds."""
+"""Fixtures that any test may use: a real server on a loopback port, and a real PostgreSQL."""
 
 import os
 import shutil
@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from persistence import schema
-from persistence.database import Database
 from tests.doubles import ScriptedModel, answer
 from tests.loopback import keep_to_loopback
-from tests.postgres import new_database
 from tests.serving import Serving, serving, settings_for
 
 
@@ -53,15 +50,3 @@ def postgres() -> Iterator[str]:
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    """An empty, migrated database; every test that asks for it runs on both kinds."""
-    if request.param == "sqlite":
-        made = Database(f"sqlite:///{tmp_path}/contract.db")
-    else:
-        made = Database(await new_database(request.getfixturevalue("postgres")))
-    await schema.upgrade(made)
-    yield made
-    await made.close()
