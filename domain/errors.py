@@ -3,7 +3,6 @@
     DomainError
     ├── InvalidInput        the input breaks a rule; `path` says where
     ├── NotFound            absent, deleted or somebody else's: the three are not told apart
-    ├── Conflict            the thing is in a state in which this cannot be done
     ├── IdempotencyMismatch the key was used before with other content
     ├── ContextTooLong      one message that cannot fit the model's window even alone
     ├── ModelUnavailable    no such model is configured here
@@ -23,7 +22,6 @@ class ErrorCode(StrEnum):
 
     INVALID_INPUT = "INVALID_INPUT"
     NOT_FOUND = "NOT_FOUND"
-    CONFLICT = "CONFLICT"
     IDEMPOTENCY_MISMATCH = "IDEMPOTENCY_MISMATCH"
     CONTEXT_TOO_LONG = "CONTEXT_TOO_LONG"
     MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
@@ -67,10 +65,6 @@ class NotFound(DomainError):
     def __init__(self, kind: str, id_: str, *path: str) -> None:
         super().__init__(f"There is no {kind} with this id, or it is not yours.", *path)
         self.id = id_
-
-
-class Conflict(DomainError):
-    code = ErrorCode.CONFLICT
 
 
 class IdempotencyMismatch(DomainError):

@@ -37,7 +37,7 @@ class NotFoundError(UserError):
     id: strawberry.ID | None
 
 
-@strawberry.type(description="The thing is in a state in which this cannot be done, or the key was used before.")
+@strawberry.type(description="The idempotency key was used before with other content.")
 class ConflictError(UserError):
     pass
 
@@ -65,7 +65,7 @@ def user_error(error: domain.DomainError) -> UserError:
             return ContextTooLongError(
                 code=code, message=message, path=path, input_tokens=error.input_tokens, limit=error.limit
             )
-        case domain.Conflict() | domain.IdempotencyMismatch():
+        case domain.IdempotencyMismatch():
             return ConflictError(code=code, message=message, path=path)
         case domain.ModelUnavailable() | domain.Unavailable():
             return UnavailableError(code=code, message=message, path=path)
