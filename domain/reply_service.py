@@ -28,13 +28,11 @@ from domain.inputs import (
     SendMessage,
     fingerprint,
 )
-from domain.journal import reply_topic
 from domain.ports import Clock, Ids, Notifier, Storage, TokenCounter, UnitOfWork
 from domain.prompting import MESSAGE_OVERHEAD, budget, count_tokens
 from domain.replies import Reply, ReplyStatus
-from domain.rescue import QUEUE_TOPIC
 from domain.streaming import ReplyStream
-from domain.worker import STOP_TOPIC
+from domain.topics import QUEUE, STOP, reply_topic
 
 STOP_PATIENCE_SECONDS = 2.0
 
@@ -149,7 +147,7 @@ class ReplyService:
                 raise NotFound("reply", reply_id, "replyId")
             await work.replies.request_stop(reply_id)
             await work.commit()
-        self._notifier.ring(STOP_TOPIC, QUEUE_TOPIC, reply_topic(reply_id))
+        self._notifier.ring(STOP, QUEUE, reply_topic(reply_id))
         await self._stream.settled(reply_id, STOP_PATIENCE_SECONDS)
 
     # ── steps ──
@@ -178,7 +176,7 @@ class ReplyService:
                 ids = {name: value for name, value in asdict(sent).items() if name != "replayed"}
                 await work.keys.keep(user_id, operation, key, ids)
             await work.commit()
-        self._notifier.ring(QUEUE_TOPIC)
+        self._notifier.ring(QUEUE)
         return sent
 
     async def _add_turn(

@@ -1,22 +1,20 @@
 """Replies: rows <-> values, queueing, claiming and stopping. Locks: see `persistence/conversations.py`."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, func, insert, literal, or_, select, update
 
 from domain.errors import ReplyErrorCode
-from domain.events import Finished, LoggedEvent, StatusChanged
+from domain.events import LoggedEvent, StatusChanged
 from domain.ports import Clock
-from domain.replies import MOVES, FinishReason, Held, Lease, Outcome, Progress, Reply, ReplyError, ReplyStatus, Usage
+from domain.replies import MOVES, FinishReason, Held, Lease, Progress, Reply, ReplyError, ReplyStatus, Usage
 from persistence.connection import AnyRow, Connection
 from persistence.conversations import hold, settings_from_json, settings_to_json
+from persistence.endings import LIVE, stop_in_queue
 from persistence.events import append_events, event_to_row, last_numbers
-from persistence.streaming import LIVE, settled
-from persistence.tables import Instant, conversations, messages, replies, reply_attempts, reply_events
+from persistence.tables import Instant, conversations, messages, replies, reply_attempts, reply_events, workers
 
-STOPPED_IN_QUEUE = Outcome(ReplyStatus.STOPPED, FinishReason.STOPPED_BY_USER)
 _PLAIN = (
     *("id", "conversation_id", "instruction", "behind_id", "attempt", "rescues", "requests", "stop_requested"),
     *("queued_at", "started_at", "first_token_at", "finished_at"),
@@ -69,19 +67,6 @@ async def usage_of(connection: Connection, reply_ids: Sequence[str]) -> dict[str
         usage = Usage(row.input_tokens, row.output_tokens, row.cached_input_tokens, row.reasoning_tokens, row.estimated)
         total[row.reply_id] = total[row.reply_id] + usage if row.reply_id in total else usage
     return total
-
-
-async def stop_in_queue(connection: Connection, row: AnyRow, at: datetime) -> None:
-    """Settle a reply that waits; those that waited for it now wait for what it waited for.
-
-    Its conversation must be held: else a reply that is being added would wait for this one and so for nothing.
-    """
-    seq = (await last_numbers(connection, [row.id])).get(row.id, 0) + 1
-    finished = LoggedEvent(seq, row.attempt, Finished(ReplyStatus.STOPPED))
-    await append_events(connection, [event_to_row(row.id, finished)])
-    values = settled(STOPPED_IN_QUEUE, at, seq)
-    await connection.execute(update(replies).where(_is(row.id)).values(stop_requested=True, **values))
-    await connection.execute(update(replies).where(replies.c.behind_id == row.id).values(behind_id=row.behind_id))
 
 
 class SqlReplies:
@@ -143,7 +128,9 @@ class SqlReplies:
         return status
 
     async def claim(self, owner: str, limit: int) -> list[Lease]:
-        query = _claimable().limit(limit).with_for_update(key_share=True, skip_locked=True, of=replies)
+        beating = select(literal(1)).where(workers.c.id == owner).exists()
+        query = _claimable().where(beating).limit(limit)
+        query = query.with_for_update(key_share=True, skip_locked=True, of=replies)
         rows = (await self._connection.execute(query)).all()
         if not rows:
             return []
