@@ -50,6 +50,9 @@ class ChatModel(Protocol):
 
         Failures before the first text are retried inside, each announced by a RetryChunk. Raises ProviderError, also
         for a stream that ends without a finish reason. Closing the iterator closes the request upstream.
+
+        With `unfinished` it yields the continuation as the endpoint sends it: a repetition of the shown text may be
+        in it, which Seam drops.
         """
         ...
 
