@@ -215,8 +215,12 @@ class Replies(Protocol):
         """Where the log stands; None when there is no such reply."""
         ...
 
+    async def unsettled_above(self, parent_id: str | None) -> list[str]:
+        """Ids of the replies at or above the message `parent_id` that are queued or streaming, nearest first."""
+        ...
+
     async def waits_for(self, parent_id: str | None) -> str | None:
-        """The nearest reply at or above the message `parent_id` that is not settled: a new one must wait for it."""
+        """The first of `unsettled_above`: a new reply must wait for it."""
         ...
 
     async def request_stop(self, reply_id: str) -> ReplyStatus | None:
