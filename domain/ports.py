@@ -50,6 +50,9 @@ class ChatModel(Protocol):
 
         Failures before the first text are retried inside, each announced by a RetryChunk. Raises ProviderError, also
         for a stream that ends without a finish reason. Closing the iterator closes the request upstream.
+
+        With `unfinished` it yields the continuation as the endpoint sends it: a repetition of the shown text may be
+        in it, which Seam drops.
         """
         ...
 
@@ -221,8 +224,12 @@ class Replies(Protocol):
         """Where the log stands; None when there is no such reply."""
         ...
 
+    async def unsettled_above(self, parent_id: str | None) -> list[str]:
+        """Ids of the replies at or above the message `parent_id` that are queued or streaming, nearest first."""
+        ...
+
     async def waits_for(self, parent_id: str | None) -> str | None:
-        """The nearest reply at or above the message `parent_id` that is not settled: a new one must wait for it."""
+        """The first of `unsettled_above`: a new reply must wait for it."""
         ...
 
     async def request_stop(self, reply_id: str) -> ReplyStatus | None:

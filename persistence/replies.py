@@ -105,13 +105,13 @@ class SqlReplies:
         row = (await self._connection.execute(query.where(_is(reply_id)))).one_or_none()
         return None if row is None else Progress(ReplyStatus(row.status), row.seq)
 
-    async def waits_for(self, parent_id: str | None) -> str | None:
+    async def unsettled_above(self, parent_id: str | None) -> list[str]:
         if parent_id is None:
-            return None
-        row = (await self._connection.execute(_NEAREST_REPLY, {"message_id": parent_id})).first()
-        if row is None:
-            return None
-        return str(row.id) if row.status in LIVE else row.behind_id
+            return []
+        return list((await self._connection.execute(_UNSETTLED_ABOVE, {"message_id": parent_id})).scalars())
+
+    async def waits_for(self, parent_id: str | None) -> str | None:
+        return next(iter(await self.unsettled_above(parent_id)), None)
 
     async def request_stop(self, reply_id: str) -> ReplyStatus | None:
         conversation = select(replies.c.conversation_id).where(_is(reply_id)).scalar_subquery()
@@ -173,17 +173,25 @@ def _claimable() -> Select[*tuple[Any, ...]]:
     )
 
 
-def _nearest_reply() -> Select[*tuple[Any, ...]]:
-    """The first reply on the way from the message `message_id` up to its root."""
+def _unsettled_above() -> Select[*tuple[Any, ...]]:
+    """From the message `message_id` up to the first reply, then from each reply to the one that it waited for.
+
+    No other can be unsettled: a reply is claimed, and then waits for nobody, when all above it are settled.
+    """
     at = messages.outerjoin(replies, replies.c.id == messages.c.id)
     here = select(messages.c.parent_id, replies.c.id.label("reply_id"))
     walk = here.select_from(at).where(messages.c.id == bindparam("message_id")).cte("walk", recursive=True)
     above = at.join(walk, messages.c.id == walk.c.parent_id)
     walk = walk.union_all(here.select_from(above).where(walk.c.reply_id.is_(None)))
-    return select(replies.c.id, replies.c.status, replies.c.behind_id).join(walk, walk.c.reply_id == replies.c.id)
+    made = select(replies.c.id, replies.c.status, replies.c.behind_id)
+    nearest = made.add_columns(literal(0).label("steps")).join(walk, walk.c.reply_id == replies.c.id)
+    chain = nearest.cte("chain", recursive=True)
+    ahead = made.add_columns(chain.c.steps + 1).join(chain, replies.c.id == chain.c.behind_id)
+    chain = chain.union_all(ahead)
+    return select(chain.c.id).where(chain.c.status.in_(LIVE)).order_by(chain.c.steps)
 
 
-_NEAREST_REPLY = _nearest_reply()
+_UNSETTLED_ABOVE = _unsettled_above()
 
 
 def _is(reply_id: str) -> ColumnElement[bool]:

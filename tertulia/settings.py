@@ -30,6 +30,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from domain.models import ModelCapability
 from domain.replies import Recovery
 from persistence.database import normalised
+from providers.completions import Continuation
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant. Answer clearly and briefly."
@@ -64,6 +65,7 @@ class ProviderEntry(BaseModel):
 
     base_url: Annotated[str, AfterValidator(http_url)]
     api_key_env: str | None = None
+    continuation: Continuation = Continuation.INSTRUCT
     models: tuple[ModelEntry, ...] = Field(min_length=1)
 
 
@@ -114,6 +116,11 @@ class Settings(BaseSettings):
         repr=False,
         validation_alias=AliasChoices("OPENAI_BASE_URL", "openai_base_url"),
         description="Address of the endpoint, e.g. http://127.0.0.1:11434/v1 for Ollama; OpenAI's if unset.",
+    )
+    continuation: Continuation = Field(
+        Continuation.INSTRUCT,
+        description="How the endpoint is asked to go on with a reply that broke off: prefill where it continues a last "
+        "assistant message (llama.cpp, Ollama), instruct by a message that asks for it, which any endpoint takes.",
     )
     config: Path | None = Field(None, description="TOML file with further providers and their models.")
     cache_folder: Path = Field(Path(".data/cache"), description="Folder for unpacked token ranks.")

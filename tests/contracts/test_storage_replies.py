@@ -165,6 +165,27 @@ async def test_nobody_waits_for_a_settled_reply(shelf: Shelf) -> None:
         assert await work.replies.waits_for(pen.id) is None
 
 
+async def test_nobody_waits_for_a_settled_reply_above_one_that_was_stopped_in_the_queue(shelf: Shelf) -> None:
+    _, (_a, b) = await chain(shelf, 2)
+    (lease,) = await shelf.claim()
+    await shelf.stop(b)
+    await finish(shelf, lease)
+    async with shelf.storage.read() as work:
+        assert await work.replies.waits_for(b) is None
+
+
+async def test_the_unsettled_replies_above_a_message_are_found_nearest_first(shelf: Shelf) -> None:
+    conversation_id, (a, b, c, d) = await chain(shelf, 4)
+    beside = await shelf.queued(conversation_id, a)
+    await shelf.claim()
+    await shelf.stop(c)
+    said = await shelf.message(conversation_id, d)
+    async with shelf.storage.read() as work:
+        assert await work.replies.unsettled_above(said.id) == [d, b, a]
+        assert await work.replies.unsettled_above(beside) == [beside, a]
+        assert await work.replies.unsettled_above(None) == []
+
+
 @law
 @given(
     steps=st.lists(st.tuples(st.sampled_from(["send", "send", "stop", "claim", "finish", "rescue"]), st.integers(0, 9)))
@@ -198,8 +219,22 @@ async def test_whatever_happens_no_reply_is_made_beside_one_above_it_and_none_wa
                 await finish(shelf, lease)
             else:
                 await shelf.requeue(lease)
+        await look_up_from_everywhere(shelf, conversation.id, above)
     async with shelf.storage.read() as work:
         assert await work.replies.unsettled(conversation.id) == []
+
+
+async def look_up_from_everywhere(shelf: Shelf, conversation_id: str, above: dict[str, str | None]) -> None:
+    """From each reply exactly the unsettled ones on its path are seen."""
+    async with shelf.storage.read() as work:
+        unsettled = await work.replies.unsettled(conversation_id)
+        for reply_id in above:
+            path: list[str] = []
+            at: str | None = reply_id
+            while at is not None:
+                path.append(at)
+                at = above[at]
+            assert await work.replies.unsettled_above(reply_id) == [each for each in path if each in unsettled]
 
 
 # ── stopping ──
