@@ -94,9 +94,13 @@ class ReplyWorker:
         """How many replies are being made."""
         return len(self._making)
 
-    async def drain(self, grace_seconds: float) -> None:
-        """Claim nothing more, let live replies end for a while, then hand the rest over; after that nothing is left."""
+    async def drain(self, grace_seconds: float, least_seconds: float = 0) -> None:
+        """Claim nothing more, let live replies end for a while, then hand the rest over; after that nothing is left.
+
+        Unless it is hurried it takes `least_seconds`, so that others may notice that `draining` is set.
+        """
         self.draining = True
+        noticed = asyncio.create_task(self._unhurried(least_seconds))
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS), self._claiming:
                 pass
@@ -113,10 +117,16 @@ class ReplyWorker:
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self._tried(self._rescuer.leave())
+        await noticed
 
     def hurry(self) -> None:
         """Let a drain wait no longer for replies to end."""
         self._hurried.set()
+
+    async def _unhurried(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurried.wait()
 
     async def _unless_hurried(self, making: set[asyncio.Task[None]], seconds: float) -> set[asyncio.Task[None]]:
         """Those that have not ended after so long."""
