@@ -6,6 +6,11 @@ from datetime import datetime
 LOCAL_USER_ID = "user_00000000000070008000000000000000"
 
 
+def user_topic(user_id: str) -> str:
+    """The bell of everything that happens to a user's conversations."""
+    return f"user:{user_id}"
+
+
 @dataclass(frozen=True, slots=True)
 class User:
     id: str

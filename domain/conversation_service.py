@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from domain.accounts import User
+from domain.accounts import User, user_topic
 from domain.conversations import (
+    Change,
     Conversation,
     GenerationSettings,
     Message,
@@ -153,6 +154,7 @@ class ConversationService:
             if key is not None:
                 await work.keys.keep(user_id, OPERATION, key, {"conversation_id": conversation.id})
             await work.commit()
+        self._notifier.ring(user_topic(user_id))
         return conversation.id, False
 
     async def rename(self, user_id: str, conversation_id: str, title: str | None) -> None:
@@ -168,7 +170,9 @@ class ConversationService:
                 updated_at=self._clock.now(),
             )
             await work.conversations.update(renamed)
+            work.feed.add(user_id, Change.CONVERSATION_UPDATED, conversation_id)
             await work.commit()
+        self._notifier.ring(user_topic(user_id))
 
     async def delete(self, user_id: str, conversation_id: str) -> None:
         """Its live replies stop and their streams end; nobody finds it any more. Atomic."""
@@ -178,8 +182,9 @@ class ConversationService:
             for reply_id in live:
                 await work.replies.request_stop(reply_id)
             await work.conversations.delete(conversation_id, self._clock.now())
+            work.feed.add(user_id, Change.CONVERSATION_DELETED, conversation_id)
             await work.commit()
-        self._notifier.ring(STOP_TOPIC, QUEUE_TOPIC, *(reply_topic(reply_id) for reply_id in live))
+        self._notifier.ring(user_topic(user_id), STOP_TOPIC, QUEUE_TOPIC, *(reply_topic(reply_id) for reply_id in live))
 
     # ── parts of other commands ──
 
@@ -215,6 +220,7 @@ class ConversationService:
             leaf_id=None,
         )
         await work.conversations.add(conversation)
+        work.feed.add(user_id, Change.CONVERSATION_CREATED, conversation.id)
         said = self._said(conversation.id, seeds, now)
         if said:
             await work.messages.add(*said)

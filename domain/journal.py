@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from enum import Enum, auto
 
+from domain.accounts import user_topic
 from domain.conversations import MessagePart, PartKind
 from domain.errors import DataRefused, StorageError, Unavailable
 from domain.events import Finished, Folder, LoggedEvent, ReplyEvent, TextDelta
@@ -235,6 +236,7 @@ class Journal:
         for tail, entry, result in zip(batch, entries, results, strict=True):
             self._publish(tail, entry, result)
         self._notifier.ring(*(reply_topic(entry.lease.reply_id) for entry in entries))
+        self._notifier.ring(*{user_topic(entry.lease.user_id) for entry in entries if entry.outcome is not None})
 
     async def _written(self, entries: list[FlushEntry]) -> list[FlushResult]:
         """Send the same rows until they are confirmed; while that takes too long, generators are told to give up.

@@ -146,6 +146,7 @@ class Lease:
 
     reply_id: str
     conversation_id: str
+    user_id: str
     attempt: int
     owner: str
     next_seq: int

@@ -8,8 +8,10 @@ is the worker's business.
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
+from domain.accounts import user_topic
 from domain.conversation_service import UNTITLED, ConversationService, in_conversation, owned
 from domain.conversations import (
+    Change,
     Conversation,
     GenerationSettings,
     Message,
@@ -149,7 +151,7 @@ class ReplyService:
                 raise NotFound("reply", reply_id, "replyId")
             await work.replies.request_stop(reply_id)
             await work.commit()
-        self._notifier.ring(STOP_TOPIC, QUEUE_TOPIC, reply_topic(reply_id))
+        self._notifier.ring(STOP_TOPIC, QUEUE_TOPIC, reply_topic(reply_id), user_topic(user_id))
         await self._stream.settled(reply_id, STOP_PATIENCE_SECONDS)
 
     # ── steps ──
@@ -178,7 +180,7 @@ class ReplyService:
                 ids = {name: value for name, value in asdict(sent).items() if name != "replayed"}
                 await work.keys.keep(user_id, operation, key, ids)
             await work.commit()
-        self._notifier.ring(QUEUE_TOPIC)
+        self._notifier.ring(QUEUE_TOPIC, user_topic(user_id))
         return sent
 
     async def _add_turn(
@@ -201,6 +203,7 @@ class ReplyService:
             idempotency_key=draft.idempotency_key,
         )
         await work.messages.add(message)
+        work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, message.id)
         reply_id = await self._add_reply(work, conversation, message.id, settings, None)
         untitled = conversation.title_source is TitleSource.FIRST_WORDS and conversation.title == UNTITLED
         title = title_from(draft.text) if untitled else conversation.title
@@ -243,6 +246,7 @@ class ReplyService:
             queued_at=now,
         )
         await work.replies.add(reply)
+        work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, reply_id)
         return reply_id
 
     async def _touch(self, work: UnitOfWork, conversation: Conversation) -> None:

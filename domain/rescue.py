@@ -5,8 +5,9 @@ others may only be late like it: it takes nobody over for one lease more. What a
 """
 
 import asyncio
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from domain.accounts import user_topic
 from domain.events import Finished, LoggedEvent, fold
 from domain.journal import reply_topic
 from domain.ports import FlushEntry, Notifier, Storage, TokenCounter, UnitOfWork
@@ -64,13 +65,18 @@ class Rescuer:
             await work.commit()
         if orphans:
             self._notifier.ring(QUEUE_TOPIC, *(reply_topic(lease.reply_id) for lease in orphans))
+            self._notifier.ring(*{user_topic(lease.user_id) for lease in orphans})
 
-    async def sweep(self, logs: datetime, deleted: datetime, keys: datetime) -> None:
-        """Remove what has served its purpose: logs of replies that ended, conversations deleted, keys used before."""
+    async def sweep(self, logs: datetime, deleted: datetime, keys: datetime, events: timedelta) -> None:
+        """Remove what has served its purpose: logs of replies that ended, conversations deleted, keys used before.
+
+        Also events of conversations of that age.
+        """
         async with self._storage.write() as work:
             await work.log.sweep(logs)
             await work.conversations.purge(deleted)
             await work.keys.sweep(keys)
+            await work.feed.sweep(events)
             await work.commit()
 
     def _beaten(self) -> None:

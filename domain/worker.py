@@ -12,6 +12,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
+from domain.accounts import user_topic
 from domain.generation import ReplyGenerator
 from domain.journal import Halt, Journal, reply_topic
 from domain.ports import Clock, Ids, Notifier, Storage, Telemetry, TokenCounter
@@ -37,6 +38,7 @@ class Retention:
     stream: timedelta = timedelta(minutes=10)
     deleted: timedelta = timedelta(days=30)
     idempotency: timedelta = timedelta(days=1)
+    events: timedelta = timedelta(hours=24)
 
 
 class ReplyWorker:
@@ -140,6 +142,7 @@ class ReplyWorker:
                 self._making[attempt] = task
                 task.add_done_callback(partial(self._made, attempt))
         self._notifier.ring(*(reply_topic(lease.reply_id) for lease in leases))
+        self._notifier.ring(*{user_topic(lease.user_id) for lease in leases})
         return len(leases)
 
     async def _make(self, lease: Lease) -> None:
@@ -192,7 +195,8 @@ class ReplyWorker:
 
     async def _sweep(self) -> None:
         now, retention = self._clock.now(), self._retention
-        await self._rescuer.sweep(now - retention.stream, now - retention.deleted, now - retention.idempotency)
+        older = (now - retention.stream, now - retention.deleted, now - retention.idempotency)
+        await self._rescuer.sweep(*older, retention.events)
 
     async def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:

@@ -10,12 +10,14 @@ from typing import Any
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
+from domain.conversations import Change
 from domain.events import LoggedEvent
 from domain.ports import Clock, FlushEntry, FlushResult
 from domain.replies import Lease, Outcome, ReplyStatus, Usage
 from persistence.connection import AnyRow, Connection
 from persistence.conversations import hold
 from persistence.events import append_events, event_from, event_to_row, parts_to_json
+from persistence.feed import SqlFeed
 from persistence.tables import conversations, messages, replies, reply_attempts, reply_events
 
 LIVE = (ReplyStatus.QUEUED.value, ReplyStatus.STREAMING.value)
@@ -24,9 +26,10 @@ LOST = FlushResult(mine=False, stop_requested=False)
 
 
 class SqlLog:
-    def __init__(self, connection: Connection, clock: Clock) -> None:
+    def __init__(self, connection: Connection, clock: Clock, feed: SqlFeed) -> None:
         self._connection = connection
         self._clock = clock
+        self._feed = feed
 
     async def flush(self, entries: Sequence[FlushEntry]) -> list[FlushResult]:
         found = await self._lock(entries)
@@ -77,6 +80,8 @@ class SqlLog:
         touched = sorted({entry.lease.conversation_id for entry, _ in ended})
         which = self._connection.among(conversations.c.id, touched)
         await execute(update(conversations).where(which).values(last_activity_at=at, updated_at=at))
+        for lease in (entry.lease for entry, _ in ended):
+            self._feed.add(lease.user_id, Change.MESSAGE_UPDATED, lease.conversation_id, lease.reply_id)
 
 
 _CHECKED = (

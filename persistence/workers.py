@@ -4,20 +4,23 @@ from datetime import timedelta
 
 from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, update
 
+from domain.conversations import Change
 from domain.events import LoggedEvent, StatusChanged
 from domain.ports import Clock
 from domain.replies import Lease, ReplyStatus, Usage
 from persistence.connection import Connection
 from persistence.events import append_events, event_to_row, last_numbers
+from persistence.feed import SqlFeed
 from persistence.replies import lease_from, stop_in_queue
 from persistence.streaming import usage_row
 from persistence.tables import conversations, replies, reply_attempts, workers
 
 
 class SqlWorkers:
-    def __init__(self, connection: Connection, clock: Clock) -> None:
+    def __init__(self, connection: Connection, clock: Clock, feed: SqlFeed) -> None:
         self._connection = connection
         self._clock = clock
+        self._feed = feed
 
     async def beat(self, owner: str) -> None:
         statement = self._connection.insert(workers).values(id=owner, beat_at=self._connection.now())
@@ -38,7 +41,7 @@ class SqlWorkers:
         """
         dead = workers.c.beat_at < self._connection.now(timedelta(seconds=lease_seconds))
         query = (
-            select(replies)
+            select(replies, conversations.c.user_id)
             .join(conversations, conversations.c.id == replies.c.conversation_id)
             .outerjoin(workers, workers.c.id == replies.c.owner)
             .where(replies.c.status == ReplyStatus.STREAMING.value, or_(workers.c.id.is_(None), dead))
@@ -73,6 +76,7 @@ class SqlWorkers:
         await append_events(self._connection, [event_to_row(lease.reply_id, change)])
         if row.stop_requested:
             await stop_in_queue(self._connection, row, self._clock.now())
+        self._feed.add(lease.user_id, Change.MESSAGE_UPDATED, lease.conversation_id, lease.reply_id)
 
 
 def _holds(reply_id: str, attempt: int) -> ColumnElement[bool]:
