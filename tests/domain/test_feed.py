@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from domain.conversations import Change, ConversationEvent, Role, SeedMessage
+from domain.conversations import Change, ConversationEvent, Message, Role, SeedMessage
 from domain.feed import (
     READ_AT_ONCE,
     ConversationCreated,
@@ -38,7 +38,7 @@ class Sidebar:
     """A client: applies events as the documentation says, and knows nothing else."""
 
     titles: dict[str, str] = field(default_factory=dict)
-    messages: dict[str, ReplyStatus | None] = field(default_factory=dict)
+    messages: dict[str, Message] = field(default_factory=dict)
     cursor: str | None = None
 
     def apply(self, told: FeedEvent) -> None:
@@ -47,11 +47,14 @@ class Sidebar:
                 self.titles[conversation.id] = conversation.title
             case ConversationDeleted(conversation_id):
                 self.titles.pop(conversation_id, None)
+                gone = [each.id for each in self.messages.values() if each.conversation_id == conversation_id]
+                for message_id in gone:
+                    del self.messages[message_id]
             case MessageAdded(message, conversation):
                 self.titles[conversation.id] = conversation.title
-                self.messages[message.id] = message.reply.status if message.reply else None
+                self.messages[message.id] = message
             case MessageUpdated(message):
-                self.messages[message.id] = message.reply.status if message.reply else None
+                self.messages[message.id] = message
             case ResyncRequired():
                 pass
         self.cursor = told.cursor
@@ -350,9 +353,9 @@ async def test_what_a_reader_has_joined_with_what_comes_after_equals_the_whole(
                 sidebar_after(await caught_up(talk, told.cursor), late)
                 assert visible(late, made) == visible(sidebar_after(whole), made)
     assert visible(restless, made) == visible(sidebar_after(whole), made)
-    assert {status for status in restless.messages.values() if status} <= {s for s in ReplyStatus if s.settled}
+    assert all(message.reply.status.settled for message in restless.messages.values() if message.reply)
 
 
-def visible(sidebar: Sidebar, made: Sequence[str]) -> tuple[dict[str, str], dict[str, ReplyStatus | None]]:
-    """Without the conversations that `caught_up` itself began, and what was said in those that are gone."""
+def visible(sidebar: Sidebar, made: Sequence[str]) -> tuple[dict[str, str], dict[str, Message]]:
+    """Without the conversations that `caught_up` itself began."""
     return {each: sidebar.titles[each] for each in made}, sidebar.messages
