@@ -7,11 +7,11 @@ Implementations live in `persistence/`, `providers/` and `tertulia/`; every one 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from domain.accounts import User
-from domain.conversations import Conversation, Message, MessagePart, Page, PageRequest
+from domain.conversations import Change, Conversation, ConversationEvent, Message, MessagePart, Page, PageRequest
 from domain.errors import ProviderError
 from domain.events import LoggedEvent
 from domain.models import ChatChunk, ChatRequest, Model
@@ -150,6 +150,8 @@ class Conversations(Protocol):
     async def get(self, user_id: str, conversation_id: str, *, lock: bool = False) -> Conversation | None:
         """The user's conversation; None when absent, deleted or foreign. `lock` holds it until the end of the unit."""
         ...
+
+    async def get_many(self, user_id: str, conversation_ids: Sequence[str]) -> dict[str, Conversation]: ...
 
     async def page(self, user_id: str, request: PageRequest) -> Page[Conversation]:
         """Newest activity first; cursors are those of `Conversation.cursor`. Raises InvalidInput for others."""
@@ -322,6 +324,34 @@ class IdempotencyKeys(Protocol):
     async def sweep(self, used_before: datetime) -> int: ...
 
 
+class Feed(Protocol):
+    """What happened to each user's conversations, numbered from 1 without gaps by one counter per user."""
+
+    def add(self, user_id: str, kind: Change, conversation_id: str, message_id: str | None = None) -> None:
+        """Remember an event; the unit's `commit` numbers and stores it. The same one twice in a unit is one event.
+
+        Numbers are given as the last thing before the commit, under a lock that lasts until then: whoever sees an
+        event can see every one of the user's with a lower number.
+        """
+        ...
+
+    async def newest(self, user_id: str) -> int:
+        """The number of the user's last event, also after that was swept; 0 before the first."""
+        ...
+
+    async def positions(self, user_ids: Sequence[str]) -> dict[str, int]:
+        """`newest` of each of them that exists."""
+        ...
+
+    async def after(self, user_id: str, seq: int, limit: int) -> tuple[int, list[ConversationEvent]]:
+        """`newest`, and the user's events with numbers above `seq`, in order; what was swept is missing there."""
+        ...
+
+    async def sweep(self, age: timedelta) -> None:
+        """Remove events of at least that age, some at a time. The counters stay."""
+        ...
+
+
 class Users(Protocol):
     async def get(self, user_id: str) -> User | None: ...
 
@@ -346,6 +376,8 @@ class UnitOfWork(Protocol):
     def workers(self) -> Workers: ...
     @property
     def keys(self) -> IdempotencyKeys: ...
+    @property
+    def feed(self) -> Feed: ...
 
     async def commit(self) -> None: ...
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 
 from domain.conversation_service import UNTITLED, ConversationService, in_conversation, owned
 from domain.conversations import (
+    Change,
     Conversation,
     GenerationSettings,
     Message,
@@ -41,7 +42,7 @@ from domain.ports import Clock, Ids, Notifier, Storage, TokenCounter, UnitOfWork
 from domain.prompting import MESSAGE_OVERHEAD, budget, count_tokens
 from domain.replies import FinishReason, Reply, ReplyStatus
 from domain.streaming import ReplyStream
-from domain.topics import QUEUE, STOP, reply_topic
+from domain.topics import QUEUE, STOP, reply_topic, user_topic
 
 STOP_PATIENCE_SECONDS = 2.0
 
@@ -188,7 +189,7 @@ class ReplyService:
                 raise NotFound("reply", reply_id, "replyId")
             await work.replies.request_stop(reply_id)
             await work.commit()
-        self._notifier.ring(STOP, QUEUE, reply_topic(reply_id))
+        self._notifier.ring(STOP, QUEUE, reply_topic(reply_id), user_topic(user_id))
         await self._stream.settled(reply_id, STOP_PATIENCE_SECONDS)
 
     # ── steps ──
@@ -217,7 +218,7 @@ class ReplyService:
                 ids = {name: value for name, value in asdict(sent).items() if name != "replayed"}
                 await work.keys.keep(user_id, operation, key, ids)
             await work.commit()
-        self._notifier.ring(QUEUE)
+        self._notifier.ring(QUEUE, user_topic(user_id))
         return sent
 
     async def _add_turn(
@@ -240,6 +241,7 @@ class ReplyService:
             idempotency_key=draft.idempotency_key,
         )
         await work.messages.add(message)
+        work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, message.id)
         reply_id = await self._add_reply(work, conversation, message.id, settings, None)
         untitled = conversation.title_source is TitleSource.FIRST_WORDS and conversation.title == UNTITLED
         title = title_from(draft.text) if untitled else conversation.title
@@ -288,6 +290,7 @@ class ReplyService:
         await work.replies.add(reply)
         if beginning is not None:
             await work.log.begin(reply_id, beginning.parts)
+        work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, reply_id)
         return reply_id
 
     async def _touch(self, work: UnitOfWork, conversation: Conversation) -> None:

@@ -17,7 +17,7 @@ from domain.journal import Halt, Journal
 from domain.ports import Clock, Notifier, Storage, Telemetry
 from domain.replies import Attempt, Lease
 from domain.rescue import Rescuer
-from domain.topics import QUEUE, STOP, reply_topic
+from domain.topics import QUEUE, STOP, reply_topic, user_topic
 
 Result = TypeVar("Result")
 BEAT_SECONDS = 2.0
@@ -34,6 +34,7 @@ class Retention:
     stream: timedelta = timedelta(minutes=10)
     deleted: timedelta = timedelta(days=30)
     idempotency: timedelta = timedelta(days=1)
+    events: timedelta = timedelta(hours=24)
 
 
 class ReplyWorker:
@@ -161,6 +162,7 @@ class ReplyWorker:
                 self._making[lease.key] = task
                 task.add_done_callback(partial(self._made, lease.key))
         self._notifier.ring(*(reply_topic(lease.reply_id) for lease in leases))
+        self._notifier.ring(*{user_topic(lease.user_id) for lease in leases})
         return len(leases)
 
     async def _make(self, lease: Lease) -> None:
@@ -213,7 +215,8 @@ class ReplyWorker:
 
     async def _sweep(self) -> None:
         now, retention = self._clock.now(), self._retention
-        await self._rescuer.sweep(now - retention.stream, now - retention.deleted, now - retention.idempotency)
+        older = (now - retention.stream, now - retention.deleted, now - retention.idempotency)
+        await self._rescuer.sweep(*older, retention.events)
 
     async def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
