@@ -26,8 +26,9 @@ from domain.conversations import (
 from domain.errors import IdempotencyMismatch, InvalidInput, ModelUnavailable, NotFound
 from domain.inputs import CreateConversation, Rules, fingerprint
 from domain.models import Model
-from domain.ports import ChatModel, Clock, Ids, Notifier, Storage, TokenCounter, UnitOfWork
+from domain.ports import ChatModel, Clock, Ids, Notifier, TokenCounter
 from domain.prompting import count_tokens
+from domain.storage import Storage, UnitOfWork
 from domain.topics import QUEUE, STOP, reply_topic, user_topic
 
 UNTITLED = "New conversation"

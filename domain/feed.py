@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from domain.conversations import Change, Conversation, ConversationEvent, Message
-from domain.ports import Clock, Notifier, Storage, Telemetry, UnitOfWork
+from domain.ports import Clock, Notifier, Telemetry
 from domain.relay import Relay
+from domain.storage import Storage, UnitOfWork
 from domain.streaming import cursor_at, position_in
 from domain.topics import user_topic
 

@@ -14,8 +14,9 @@ from enum import Enum, auto
 from domain.conversations import MessagePart, PartKind
 from domain.errors import DataRefused, StorageError, Unavailable
 from domain.events import Finished, Folder, LoggedEvent, ReplyEvent, Retrying, StatusChanged, TextDelta, Window
-from domain.ports import FlushEntry, FlushReport, Notifier, Storage, Telemetry
+from domain.ports import Notifier, Telemetry
 from domain.replies import HandOver, Lease, Outcome, ReplyStatus
+from domain.storage import FlushEntry, FlushReport, Storage
 from domain.topics import reply_topic, user_topic
 
 TICK_SECONDS = 0.04

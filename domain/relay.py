@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from domain.events import LoggedEvent, Window
-from domain.ports import Notifier, Storage, Telemetry
+from domain.ports import Notifier, Telemetry
+from domain.storage import Storage
 from domain.topics import ANY_REPLY, ANY_USER, reply_topic, user_topic
 
 POLL_SECONDS = 1.0

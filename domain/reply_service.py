@@ -38,9 +38,10 @@ from domain.inputs import (
     SendMessage,
     fingerprint,
 )
-from domain.ports import Clock, Ids, Notifier, Storage, TokenCounter, UnitOfWork
+from domain.ports import Clock, Ids, Notifier, TokenCounter
 from domain.prompting import MESSAGE_OVERHEAD, budget, count_tokens
 from domain.replies import FinishReason, Reply, ReplyStatus
+from domain.storage import Storage, UnitOfWork
 from domain.streaming import ReplyStream
 from domain.topics import QUEUE, STOP, reply_topic, user_topic
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from domain.events import Finished, LoggedEvent, fold, text_in
-from domain.ports import FlushEntry, Notifier, Storage, TokenCounter, UnitOfWork
+from domain.ports import Notifier, TokenCounter
 from domain.prompting import Prompter, count_tokens
 from domain.replies import INTERRUPTED, FinishReason, HandOver, Lease, Outcome, Recovery, ReplyStatus, Usage
+from domain.storage import FlushEntry, Storage, UnitOfWork
 from domain.topics import QUEUE, reply_topic, user_topic
 
 LEASE_SECONDS = 10.0

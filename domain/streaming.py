@@ -16,8 +16,9 @@ from domain.conversations import Message
 from domain.errors import NotFound
 from domain.events import Finished, LoggedEvent, PartAdded, Retrying, StatusChanged, TextDelta, joined
 from domain.journal import Journal, Tail
-from domain.ports import Bell, Notifier, Storage, Telemetry
+from domain.ports import Bell, Notifier, Telemetry
 from domain.relay import Followed, Relay
+from domain.storage import Storage
 from domain.topics import reply_topic
 
 POLL_SECONDS = 1.0

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 from domain.generation import ReplyGenerator
 from domain.journal import Halt, Journal
-from domain.ports import Clock, Notifier, Storage, Telemetry
+from domain.ports import Clock, Notifier, Telemetry
 from domain.replies import Attempt, Lease
 from domain.rescue import Rescuer
+from domain.storage import Storage
 from domain.topics import QUEUE, STOP, reply_topic, user_topic
 
 Result = TypeVar("Result")

@@ -11,8 +11,8 @@ from sqlalchemy import bindparam, insert, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from domain.events import Finished, LoggedEvent, fold
-from domain.ports import FlushEntry
 from domain.replies import FinishReason, HandOver, Lease, Outcome, ReplyStatus, Usage
+from domain.storage import FlushEntry
 from persistence.connection import AnyRow, Connection
 from persistence.events import append_events, event_to_row, events_of, parts_to_json
 from persistence.tables import conversations, messages, replies, reply_attempts

@@ -14,8 +14,9 @@ from sqlalchemy.dialects import postgresql
 
 from domain.conversations import Change, MessagePart
 from domain.events import LoggedEvent, PartAdded, TextDelta
-from domain.ports import Clock, FlushEntry, FlushReport
+from domain.ports import Clock
 from domain.replies import Attempt, Outcome, ReplyStatus
+from domain.storage import FlushEntry, FlushReport
 from persistence.connection import AnyRow, Connection
 from persistence.conversations import hold
 from persistence.endings import Ending, end_attempts

@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import select
 
-from domain.ports import Clock, FlushEntry, FlushReport
+from domain.ports import Clock
+from domain.storage import FlushEntry, FlushReport
 from persistence.accounts import SqlUsers
 from persistence.connection import Connection
 from persistence.conversations import SqlConversations

@@ -24,8 +24,8 @@ from domain.conversations import (
     TitleSource,
 )
 from domain.events import Finished, LoggedEvent, PartAdded, ReplyEvent, TextDelta, fold
-from domain.ports import FlushEntry, Storage, UnitOfWork
 from domain.replies import FinishReason, HandOver, Lease, Outcome, Progress, Reply, ReplyStatus, Usage
+from domain.storage import FlushEntry, Storage, UnitOfWork
 from persistence.database import Database
 from persistence.tables import users
 

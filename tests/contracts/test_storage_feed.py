@@ -5,7 +5,7 @@ import random
 from datetime import timedelta
 
 from domain.conversations import Change
-from domain.ports import UnitOfWork
+from domain.storage import UnitOfWork
 from tests.contracts.storing import ANSWER, DONE, LOST_ATTEMPT, ME, Pen, Shelf
 
 AN_HOUR = timedelta(hours=1)

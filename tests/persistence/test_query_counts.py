@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from domain.conversations import Change, PageRequest
 from domain.feed import Reader
-from domain.ports import UnitOfWork
+from domain.storage import UnitOfWork
 from domain.streaming import cursor_at
 from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, Pen, Shelf
 from tests.persistence.statements import sent_statements
