@@ -1,0 +1,60 @@
+"""Many queued replies and several processes that claim them: each is asked of the model exactly once."""
+
+import asyncio
+from collections import Counter
+
+from tests.system.cluster import Cluster, cluster
+from tests.system.load import STOP, Talk, faults_in, send
+from tests.system.report import Outcome, Progress
+from tests.system.tokens import Script
+
+SENDERS = 16
+CLAIMERS = 4
+LIVE = "40"
+"""Replies that one process makes at a time: few enough that every process gets its share."""
+
+
+async def claim_a_queue(scale: float, seed: int, progress: Progress) -> Outcome:
+    planned = max(40, round(2_000 * scale))
+    outcome, claimers = Outcome(), set[str]()
+    async with cluster(1, TERTULIA_MAX_LIVE_REPLIES="1") as servers:
+        blocker = await send(servers, Script("blocker", 1, 1, first=3_000))
+        talks = await _queue(servers, planned, progress)
+        queued = await servers.number("SELECT count(*) FROM replies WHERE status = 'QUEUED'")
+        more = [servers.another(TERTULIA_MAX_LIVE_REPLIES=LIVE) for _ in range(CLAIMERS)]
+        await asyncio.gather(*(servers.start(server) for server in more))
+        await _until_settled(servers, planned, claimers, progress)
+        await servers.ask(0, STOP, id=blocker.reply_id)
+        calls = Counter(call["key"] for call in await servers.calls() if call["key"] != "blocker")
+        faults = await faults_in(servers, talks)
+        again = await servers.number("SELECT count(*) FROM replies WHERE attempt <> 1")
+    outcome.injected = f"{queued:,} replies queued, {len(claimers)} processes claimed"
+    outcome.figures += [f"{sum(calls.values()):,} calls for {len(calls):,} replies", f"{again} further attempts"]
+    outcome.expect(queued == planned, f"{queued} replies were queued instead of {planned}")
+    outcome.expect(len(claimers) >= CLAIMERS, f"only {len(claimers)} processes claimed")
+    outcome.expect(sum(calls.values()) == len(calls) == planned, "the model was not called once for each reply")
+    outcome.found(faults, len(talks), "replies")
+    return outcome
+
+
+async def _queue(servers: Cluster, planned: int, progress: Progress) -> list[Talk]:
+    numbers, talks = iter(range(planned)), list[Talk]()
+
+    async def sender() -> None:
+        for n in numbers:
+            talks.append(await send(servers, Script(f"queued-{n}", 8, rate=40)))
+            progress(f"{len(talks)} of {planned} queued")
+
+    await asyncio.gather(*(sender() for _ in range(SENDERS)))
+    return talks
+
+
+async def _until_settled(servers: Cluster, planned: int, claimers: set[str], progress: Progress) -> None:
+    async with asyncio.timeout(60 + planned / 5):
+        settled = 0
+        while settled < planned:
+            rows = await servers.rows("SELECT owner, status, count(*) AS n FROM replies GROUP BY owner, status")
+            claimers |= {row["owner"] for row in rows if row["owner"] is not None}
+            settled = sum(row["n"] for row in rows if row["status"] in ("COMPLETE", "FAILED", "STOPPED"))
+            progress(f"{settled} of {planned} settled")
+            await asyncio.sleep(0.1)
