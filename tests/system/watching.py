@@ -42,6 +42,8 @@ class Seen:
     delays: list[float] = field(default_factory=list)
     """Seconds from the departure of a token to its arrival here; without those of snapshots."""
     last_event: float = 0.0
+    resumed: list[float] = field(default_factory=list)
+    """When the first event after each loss of the connection came."""
 
 
 class Watcher:
@@ -51,6 +53,7 @@ class Watcher:
         self.cursor: str | None = None
         self.final: dict[str, object] | None = None
         self.seen = Seen()
+        self._is_cut = False
 
     async def watch(self, url: str, silence: float | None = None) -> AsyncIterator[str]:
         """Follow from where it was left; yields the kind of each event. Raises ConnectionClosed when cut.
@@ -96,6 +99,7 @@ class Watcher:
             except LOST:
                 self.seen.cuts["refused"] += 1
             if self.final is None:
+                self._is_cut = True
                 place += 1
                 await asyncio.sleep(0.1)
 
@@ -123,6 +127,9 @@ class Watcher:
             seen.doubled.append(cursor)
         seen.cursors.add(cursor)
         seen.last_event = now
+        if self._is_cut:
+            seen.resumed.append(now)
+            self._is_cut = False
 
     def _replace(self, text: str) -> None:
         if not text.startswith(self.text):

@@ -63,22 +63,24 @@ async def _kill_one(servers: Cluster, chance: random.Random, kills: Kills, looki
     killed = time.monotonic()
     kills.done += 1
     await asyncio.sleep(0.2)  # what was under way to the database has arrived
+    looking.append(asyncio.create_task(servers.start(victim)))
     hit = [reply_id for reply_id, _ in await servers.streaming(worker)]
     kills.hits.update(hit)
     shown = "SELECT count(*) FROM reply_events WHERE reply_id = ANY($1) AND kind = 'text'"
     kills.effective += await servers.number(shown, hit) > 0
     looking.append(asyncio.create_task(_settle(servers, hit, killed, kills)))
-    looking.append(asyncio.create_task(servers.start(victim)))
 
 
 async def _generating(servers: Cluster, chance: random.Random) -> ServerProcess:
-    """A process that owns live replies, by chance. Two must be left: the dead are waited for."""
+    """A process whose replies show text already, by chance; never the last one that runs."""
+    query = """SELECT DISTINCT owner FROM replies JOIN reply_events ON reply_id = id
+               WHERE status = 'STREAMING' AND kind = 'text'"""
     while True:
-        running = list(servers.owners().values())
-        chance.shuffle(running)
-        for server in running if len(running) == len(servers.servers) else ():
-            if await servers.streaming(server.worker):
-                return server
+        generating = {row["owner"] for row in await servers.rows(query)}
+        running = servers.owners()
+        found = sorted(worker for worker in running if worker in generating)
+        if found and len(running) > 1:
+            return running[chance.choice(found)]
         await asyncio.sleep(0.1)
 
 

@@ -10,8 +10,6 @@ from tests.system.tokens import Script
 
 SENDERS = 16
 CLAIMERS = 4
-LIVE = "40"
-"""Replies that one process makes at a time: few enough that every process gets its share."""
 
 
 async def claim_a_queue(scale: float, seed: int, progress: Progress) -> Outcome:
@@ -21,7 +19,8 @@ async def claim_a_queue(scale: float, seed: int, progress: Progress) -> Outcome:
         blocker = await send(servers, Script("blocker", 1, 1, first=3_000))
         talks = await _queue(servers, planned, progress)
         queued = await servers.number("SELECT count(*) FROM replies WHERE status = 'QUEUED'")
-        more = [servers.another(TERTULIA_MAX_LIVE_REPLIES=LIVE) for _ in range(CLAIMERS)]
+        share = str(max(3, planned // 50))  # at a time: few enough that every process gets some
+        more = [servers.another(TERTULIA_MAX_LIVE_REPLIES=share) for _ in range(CLAIMERS)]
         await asyncio.gather(*(servers.start(server) for server in more))
         await _until_settled(servers, planned, claimers, progress)
         await servers.ask(0, STOP, id=blocker.reply_id)
@@ -42,7 +41,7 @@ async def _queue(servers: Cluster, planned: int, progress: Progress) -> list[Tal
 
     async def sender() -> None:
         for n in numbers:
-            talks.append(await send(servers, Script(f"queued-{n}", 8, rate=40)))
+            talks.append(await send(servers, Script(f"queued-{n}", 16, rate=40)))
             progress(f"{len(talks)} of {planned} queued")
 
     await asyncio.gather(*(sender() for _ in range(SENDERS)))
