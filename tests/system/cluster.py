@@ -6,6 +6,7 @@ The kit looks into the database beside the servers, over a connection that no fa
 import asyncio
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from tests.system.processes import ROOT, ServerProcess, environment_for
 TERMINAL = ("COMPLETE", "STOPPED", "FAILED")
 REQUEST_SECONDS = 15.0
 DATABASE_LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
-Row = Mapping[str, Any]
+Row = Mapping[Any, Any]
 
 
 class Unreachable(Exception):
@@ -68,14 +69,14 @@ class Cluster:
         """Of the database itself; waits for it while it is away."""
         while True:
             try:
-                return await self.database.fetch(query, *values, timeout=30)
+                return [dict(enumerate(row)) | dict(row) for row in await self.database.fetch(query, *values)]
             except DATABASE_LOST as error:
                 if isinstance(error, asyncpg.PostgresError) and error.sqlstate[:2] in ("42", "22"):
                     raise
                 await asyncio.sleep(0.1)
 
     async def number(self, query: str, *values: object) -> int:
-        return int((await self.rows(query, *values))[0][0])  # type: ignore[index]
+        return int((await self.rows(query, *values))[0][0])
 
     async def calls(self) -> list[dict[str, Any]]:
         """What the upstream has seen so far."""
@@ -92,7 +93,9 @@ class Cluster:
         query = "SELECT id, attempt FROM replies WHERE owner = $1 AND status = 'STREAMING'"
         return [(row["id"], row["attempt"]) for row in await self.rows(query, worker)]
 
-    def another(self, command: tuple[str, ...] = ("serve",), program: str = "tertulia.cli", **more: str) -> ServerProcess:
+    def another(
+        self, command: tuple[str, ...] = ("serve",), program: str = "tertulia.cli", **more: str
+    ) -> ServerProcess:
         """One more process with the settings of the others, and these; not started yet."""
         first = self.servers[0]
         made = ServerProcess(first.environment | more, first.folder, command, program)
@@ -110,9 +113,7 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(
-    servers: int = 3, *, proxied: bool = False, **environment: str
-) -> AsyncIterator[Cluster]:
+async def cluster(servers: int = 3, *, proxied: bool = False, **environment: str) -> AsyncIterator[Cluster]:
     """`servers` running servers with these settings. With `proxied` clients go through a proxy to each."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tertulia-faults-")))
@@ -123,7 +124,7 @@ async def cluster(
         http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS)
         )
-        database = await asyncpg.create_pool(postgres.url, min_size=1, max_size=4, timeout=5)
+        database = await asyncpg.create_pool(postgres.url, min_size=0, max_size=4, timeout=5)
         built = Cluster(postgres, upstream, made, await stack.enter_async_context(http), database, [])
         stack.callback(database.terminate)
         stack.push_async_callback(end, built)
@@ -135,9 +136,13 @@ async def cluster(
 
 
 async def end(built: Cluster) -> None:
+    """Kill what runs, and show what the servers did not expect: it explains most of what a row finds wrong."""
     for server in built.servers:
         if server.runs:
             await server.kill()
+    crashes = sum((server.crashes for server in built.servers), Counter[str]())
+    for crash, times in crashes.most_common(3):
+        print(f"{times} times in the log of a server:\n{crash[-800:]}", file=sys.stderr)
 
 
 @asynccontextmanager

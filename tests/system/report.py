@@ -9,6 +9,12 @@ from dataclasses import dataclass, field
 
 Progress = Callable[[str], None]
 Experiment = Callable[[float, int, Progress], Awaitable["Outcome"]]
+LONG = 0.2
+"""From this scale on an experiment is as the table means it; below, it is only made small enough for every test run."""
+
+
+def processes(scale: float) -> int:
+    return 3 if scale >= LONG else 2
 
 
 @dataclass

@@ -4,6 +4,9 @@ import os
 import time
 from datetime import UTC, datetime
 
+from tertulia import cli, services
+from tertulia.services import SystemClock
+
 SHIFT = float(os.environ.pop("KIT_CLOCK_SHIFT"))
 true_time, true_time_ns = time.time, time.time_ns
 
@@ -16,11 +19,14 @@ def wrong_time_ns() -> int:
     return true_time_ns() + int(SHIFT * 1e9)
 
 
+class WrongClock(SystemClock):
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(wrong_time(), UTC)
+
+
 def main() -> None:
     time.time, time.time_ns = wrong_time, wrong_time_ns
-    from tertulia import cli, services
-
-    services.SystemClock.now = lambda _: datetime.fromtimestamp(wrong_time(), UTC)  # type: ignore[method-assign]
+    services.SystemClock = WrongClock  # type: ignore[misc]
     cli.app()
 
 

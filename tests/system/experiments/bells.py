@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from tests.system.cluster import Cluster, cluster
 from tests.system.load import Load, Talk, faults_in, scripts, send
-from tests.system.report import Outcome, Progress, milliseconds, percentile
+from tests.system.polling import until
+from tests.system.report import LONG, Outcome, Progress, milliseconds, percentile, processes
 from tests.system.tokens import Script
 from tests.system.watching import Watcher
 
@@ -19,7 +20,7 @@ CUT = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 
 async def cut_the_listeners(scale: float, seed: int, progress: Progress) -> Outcome:
     seconds, cuts = max(6.0, 60 * scale), list[int]()
-    async with cluster(3) as servers:
+    async with cluster(processes(scale)) as servers:
         load = Load(servers, scripts(seed, (40, 120), rate=10), readers=3)
         async with load.running(10):
             for n in range(round(seconds / CUT_EVERY)):
@@ -37,10 +38,10 @@ async def cut_the_listeners(scale: float, seed: int, progress: Progress) -> Outc
 
 
 async def delay_across_processes(scale: float, seed: int, progress: Progress) -> Outcome:
-    live = max(10, round(100 * scale))
-    async with cluster(3) as servers:
+    live, tokens = max(10, round(100 * scale)), 500 if scale >= LONG else 100
+    async with cluster(processes(scale)) as servers:
         progress(f"{live} replies")
-        talks = await _followed_elsewhere(servers, live, random.Random(seed))
+        talks = await _followed_elsewhere(servers, live, tokens, random.Random(seed))
         faults = await faults_in(servers, talks)
         owned = await servers.number("SELECT count(*) FROM replies WHERE attempt = 1")
     delays = [delay for made in talks for watcher in made.watchers for delay in watcher.seen.delays]
@@ -53,17 +54,17 @@ async def delay_across_processes(scale: float, seed: int, progress: Progress) ->
     return outcome
 
 
-async def _followed_elsewhere(servers: Cluster, live: int, chance: random.Random) -> Sequence[Talk]:
+async def _followed_elsewhere(servers: Cluster, live: int, tokens: int, chance: random.Random) -> Sequence[Talk]:
     """As many replies at once, each read on a process that does not make it."""
-    made = [Script(f"delay-{n}", 500, 50, first=chance.uniform(2, 3)) for n in range(live)]
+    made = [Script(f"delay-{n}", tokens, 50, first=chance.uniform(2, 3)) for n in range(live)]
     talks = await asyncio.gather(*(send(servers, script, n) for n, script in enumerate(made)))
     await asyncio.gather(*(_follow(servers, one) for one in talks))
     return talks
 
 
 async def _follow(servers: Cluster, made: Talk) -> None:
-    while not (rows := await servers.rows("SELECT owner FROM replies WHERE id = $1 AND owner <> ''", made.reply_id)):
-        await asyncio.sleep(0.05)
+    query = "SELECT owner FROM replies WHERE id = $1 AND owner IS NOT NULL"
+    rows = await until(lambda: servers.rows(query, made.reply_id))
     owner = servers.servers.index(servers.owners()[rows[0]["owner"]])
     watcher = Watcher(made.reply_id)
     made.watchers.append(watcher)

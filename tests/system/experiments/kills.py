@@ -14,12 +14,13 @@ from typing import Any
 from tests.system.cluster import TERMINAL, Cluster, cluster
 from tests.system.load import Load, Talk, error_of, faults_in, lost_messages, scripts
 from tests.system.processes import ServerProcess
-from tests.system.report import Outcome, Progress, percentile
+from tests.system.report import LONG, Outcome, Progress, percentile, processes
 
 SETTLED_SECONDS = 15.0
 PAUSES = (2.5, 6.0)
 MAX_RESCUES = 2
 LIVE = 18
+TOKENS, FEW_TOKENS, RATE = (80, 240), (40, 80), 15
 
 
 @dataclass
@@ -39,8 +40,8 @@ class Kills:
 async def kill_the_generator(scale: float, seed: int, progress: Progress) -> Outcome:
     outcome, kills, chance = Outcome(), Kills(), random.Random(seed)
     planned = max(2, round(200 * scale))
-    async with cluster(3) as servers:
-        load = Load(servers, scripts(seed, (80, 240), rate=15))
+    async with cluster(processes(scale)) as servers:
+        load = Load(servers, scripts(seed, TOKENS if scale >= LONG else FEW_TOKENS, RATE))
         looking: list[asyncio.Task[None]] = []
         async with load.running(LIVE):
             await asyncio.sleep(3)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from tests.system.cluster import TERMINAL, Cluster, cluster
 from tests.system.load import Load, faults_in, lost_messages, scripts
-from tests.system.report import Outcome, Progress
+from tests.system.polling import until
+from tests.system.report import LONG, Outcome, Progress, processes
 
 LIVE = 50
 DOWN = (0.0, 12.0)
@@ -33,9 +34,9 @@ class Outages:
 
 async def kill_the_database(scale: float, seed: int, progress: Progress) -> Outcome:
     planned, outages, chance = max(1, round(20 * scale)), Outages(), random.Random(seed)
-    longest = DOWN[1] if scale >= 0.2 else 2.0
-    async with cluster(3) as servers:
-        load = Load(servers, scripts(seed, (100, 200), rate=12), readers=1)
+    longest = DOWN[1] if scale >= LONG else 2.0
+    async with cluster(processes(scale)) as servers:
+        load = Load(servers, scripts(seed, (100, 200) if scale >= LONG else (40, 60), rate=12), readers=1)
         looking: list[asyncio.Task[None]] = []
         async with load.running(LIVE):
             await _all_live(servers)
@@ -63,8 +64,8 @@ async def kill_the_database(scale: float, seed: int, progress: Progress) -> Outc
 
 async def _all_live(servers: Cluster) -> None:
     """Not every reply streams at every moment: some have just ended, and some are yet to be claimed."""
-    while len(await _live(servers)) < 0.8 * LIVE:
-        await asyncio.sleep(0.1)
+    query = "SELECT count(*) FROM replies WHERE status = 'STREAMING' HAVING count(*) >= $1"
+    await until(lambda: servers.rows(query, round(0.8 * LIVE)))
 
 
 async def _live(servers: Cluster) -> list[str]:

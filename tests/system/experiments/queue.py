@@ -5,22 +5,21 @@ from collections import Counter
 
 from tests.system.cluster import Cluster, cluster
 from tests.system.load import STOP, Talk, faults_in, send
-from tests.system.report import Outcome, Progress
+from tests.system.report import LONG, Outcome, Progress
 from tests.system.tokens import Script
 
 SENDERS = 16
-CLAIMERS = 4
 
 
 async def claim_a_queue(scale: float, seed: int, progress: Progress) -> Outcome:
     planned = max(40, round(2_000 * scale))
-    outcome, claimers = Outcome(), set[str]()
+    outcome, claimers, claiming = Outcome(), set[str](), 4 if scale >= LONG else 2
     async with cluster(1, TERTULIA_MAX_LIVE_REPLIES="1") as servers:
         blocker = await send(servers, Script("blocker", 1, 1, first=3_000))
         talks = await _queue(servers, planned, progress)
         queued = await servers.number("SELECT count(*) FROM replies WHERE status = 'QUEUED'")
         share = str(max(3, planned // 50))  # at a time: few enough that every process gets some
-        more = [servers.another(TERTULIA_MAX_LIVE_REPLIES=share) for _ in range(CLAIMERS)]
+        more = [servers.another(TERTULIA_MAX_LIVE_REPLIES=share) for _ in range(claiming)]
         await asyncio.gather(*(servers.start(server) for server in more))
         await _until_settled(servers, planned, claimers, progress)
         await servers.ask(0, STOP, id=blocker.reply_id)
@@ -30,7 +29,7 @@ async def claim_a_queue(scale: float, seed: int, progress: Progress) -> Outcome:
     outcome.injected = f"{queued:,} replies queued, {len(claimers)} processes claimed"
     outcome.figures += [f"{sum(calls.values()):,} calls for {len(calls):,} replies", f"{again} further attempts"]
     outcome.expect(queued == planned, f"{queued} replies were queued instead of {planned}")
-    outcome.expect(len(claimers) >= CLAIMERS, f"only {len(claimers)} processes claimed")
+    outcome.expect(len(claimers) >= claiming, f"only {len(claimers)} processes claimed")
     outcome.expect(sum(calls.values()) == len(calls) == planned, "the model was not called once for each reply")
     outcome.found(faults, len(talks), "replies")
     return outcome

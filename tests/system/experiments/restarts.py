@@ -17,16 +17,14 @@ import aiohttp
 
 from tests.system.cluster import Cluster, cluster
 from tests.system.load import Load, Talk, faults_in, scripts, send, stored_replies
+from tests.system.polling import until
 from tests.system.processes import ServerProcess
-from tests.system.report import Outcome, Progress
+from tests.system.report import LONG, Outcome, Progress, processes
 from tests.system.tokens import Script
 from tests.system.watching import STREAM
 
 RATE = 20
-TOKENS = (40, 500)
-SHORT_SECONDS = 20.0
 LIVE = 12
-GRACE = 20
 EXIT_SECONDS = 35.0
 LARGE = Script("large", 1, 100, pad=300_000)
 SUBSCRIPTIONS = 30
@@ -48,25 +46,24 @@ class Restarts:
 
 async def restart_in_turn(scale: float, seed: int, progress: Progress) -> Outcome:
     rounds, restarts = max(1, round(10 * scale)), Restarts()
-    grace, tokens = (GRACE, TOKENS) if scale >= 0.2 else (4, (40, 120))
-    async with cluster(3, TERTULIA_SHUTDOWN_GRACE=str(grace)) as servers:
+    grace, tokens = (20, (40, 500)) if scale >= LONG else (3, (20, 160))
+    async with cluster(processes(scale), TERTULIA_SHUTDOWN_GRACE=str(grace)) as servers:
         large = await _large_reply(servers)
         load = Load(servers, scripts(seed, tokens, RATE), readers=2)
         async with load.running(LIVE):
             await asyncio.sleep(2)
             for n in range(rounds):
-                for server in list(servers.servers):
+                for server in servers.servers[: None if scale >= LONG else 1]:
                     await _restart(servers, server, large, restarts)
                     progress(f"round {n + 1} of {rounds}, {restarts.done} restarts, {len(load.talks)} replies")
         faults = await faults_in(servers, load.talks)
-        first, short = await _first_attempts(servers, load.talks)
+        first, short = await _first_attempts(servers, load.talks, grace)
     return _judged(restarts, load, faults, first, short)
 
 
 async def _large_reply(servers: Cluster) -> Talk:
     made = await send(servers, LARGE)
-    while (await servers.rows("SELECT status FROM replies WHERE id = $1", made.reply_id))[0]["status"] != "COMPLETE":
-        await asyncio.sleep(0.05)
+    await until(lambda: servers.rows("SELECT 1 FROM replies WHERE id = $1 AND status = 'COMPLETE'", made.reply_id))
     return made
 
 
@@ -145,13 +142,13 @@ async def _open_stream(servers: Cluster, server: ServerProcess, restarts: Restar
         yield
 
 
-async def _first_attempts(servers: Cluster, talks: list[Talk]) -> tuple[int, int]:
-    """Of the replies whose generation takes less than SHORT_SECONDS: those that needed one attempt, and all."""
+async def _first_attempts(servers: Cluster, talks: list[Talk], grace: float) -> tuple[int, int]:
+    """Of the replies whose generation takes less than the time of grace: those that needed one attempt, and all."""
     stored = await stored_replies(servers, talks)
     attempts = [
         stored[made.reply_id]["generation"]["attempts"] if stored[made.reply_id]["status"] == "COMPLETE" else 0
         for made in talks
-        if made.reply_id in stored and made.script.seconds < SHORT_SECONDS
+        if made.reply_id in stored and made.script.seconds < grace
     ]
     return attempts.count(1), len(attempts)
 
@@ -167,7 +164,7 @@ def _judged(restarts: Restarts, load: Load, faults: list[str], first: int, short
     )
     share = first / short if short else 0.0
     outcome.figures += [
-        f"{first} of {short} replies under {SHORT_SECONDS:g} s in their first attempt ({100 * share:.1f} %)",
+        f"{first} of {short} short replies in their first attempt ({100 * share:.1f} %)",
         "reconnects: " + ", ".join(f"{n} {why}" for why, n in cuts.most_common()),
         f"{restarts.unready} said 503 or let nobody in",
     ]

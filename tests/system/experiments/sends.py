@@ -6,18 +6,20 @@ from collections import Counter
 
 from tests.system.cluster import Cluster, cluster
 from tests.system.load import Talk, faults_in, send
-from tests.system.report import Outcome, Progress
+from tests.system.polling import until
+from tests.system.report import Outcome, Progress, processes
 from tests.system.tokens import Script
 
 AT_ONCE = 8
 TIMES = (2, 10)
+ENDED = "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM replies WHERE status IN ('QUEUED', 'STREAMING'))"
 
 
 async def repeat_sends(scale: float, seed: int, progress: Progress) -> Outcome:
     planned, chance, outcome = max(20, round(1_000 * scale)), random.Random(seed), Outcome()
-    async with cluster(3) as servers:
+    async with cluster(processes(scale)) as servers:
         talks, requests, split = await _send_all(servers, planned, chance, progress)
-        await _until_all_ended(servers)
+        await until(lambda: servers.rows(ENDED))
         messages = await servers.number("SELECT count(*) FROM messages WHERE role = 'USER'")
         replies = await servers.number("SELECT count(*) FROM replies")
         faults = await faults_in(servers, talks)
@@ -53,9 +55,3 @@ async def _send_all(
 
     await asyncio.gather(*(sender() for _ in range(AT_ONCE)))
     return talks, requests, split
-
-
-async def _until_all_ended(servers: Cluster) -> None:
-    async with asyncio.timeout(60):
-        while await servers.number("SELECT count(*) FROM replies WHERE status IN ('QUEUED', 'STREAMING')"):
-            await asyncio.sleep(0.1)

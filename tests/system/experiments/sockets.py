@@ -3,10 +3,12 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from tests.system.cluster import Cluster, cluster
 from tests.system.load import Talk, faults_in, send
-from tests.system.report import Outcome, Progress
+from tests.system.polling import until
+from tests.system.report import LONG, Outcome, Progress, processes
 from tests.system.tokens import Script
 from tests.system.watching import Watcher
 
@@ -20,8 +22,8 @@ ROUNDS = 2
 async def drop_all_sockets(scale: float, seed: int, progress: Progress) -> Outcome:
     sockets = max(40, round(500 * scale))
     outcome, took, dropped = Outcome(), list[float](), list[int]()
-    async with cluster(3, proxied=True) as servers:
-        length = 120 if scale >= 0.2 else 20
+    async with cluster(processes(scale), proxied=True) as servers:
+        length = 120 if scale >= LONG else 20
         scripts = [Script(f"dropped-{n}", length, RATE) for n in range(sockets // READERS)]
         talks = [await send(servers, script, n) for n, script in enumerate(scripts)]
         following = _readers(servers, talks)
@@ -60,6 +62,10 @@ def _resumed(watchers: list[Watcher], cut: float) -> list[float]:
 
 
 async def _until(holds: Callable[[], bool], seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while not holds() and time.monotonic() < until:
-        await asyncio.sleep(0.05)
+    """What does not hold in time is told by the figures."""
+
+    async def asked() -> bool:
+        return holds()
+
+    with suppress(TimeoutError):
+        await until(asked, seconds)

@@ -1,4 +1,4 @@
-"""Stop from a process that does not make the reply, at random moments; a third client follows on yet another."""
+"""Stop from a process that does not make the reply, at random moments; another client follows on yet another."""
 
 import asyncio
 import random
@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.system.cluster import Cluster, cluster
 from tests.system.load import STOP, Talk, faults_in, send
-from tests.system.report import Outcome, Progress, percentile
+from tests.system.report import Outcome, Progress, percentile, processes
 from tests.system.tokens import Script
 from tests.system.watching import Watcher
 
@@ -32,7 +32,7 @@ class Stops:
 
 async def stop_from_elsewhere(scale: float, seed: int, progress: Progress) -> Outcome:
     planned, stops, chance = max(12, round(300 * scale)), Stops(), random.Random(seed)
-    async with cluster(3) as servers:
+    async with cluster(processes(scale)) as servers:
         pending = iter([(n, chance.uniform(0, LATEST), chance.uniform(0, FIRST_TOKEN)) for n in range(planned)])
 
         async def stopper() -> None:
@@ -67,11 +67,12 @@ async def _stop_one(servers: Cluster, script: Script, place: int, moment: float,
 
 
 async def _others(servers: Cluster, reply_id: str, place: int) -> tuple[int | None, tuple[int, int]]:
-    """Who makes the reply, and the two others. Nobody may have it yet: then it will mostly be who was sent it."""
+    """Who makes the reply, and where to follow and to stop it. While nobody has it, it is mostly who was sent it."""
     row = (await servers.rows("SELECT owner FROM replies WHERE id = $1", reply_id))[0]
     owner = servers.owners().get(row["owner"])
-    index = place % 3 if owner is None else servers.servers.index(owner)
-    return (None if owner is None else index), ((index + 1) % 3, (index + 2) % 3)
+    count = len(servers.servers)
+    index = place % count if owner is None else servers.servers.index(owner)
+    return (None if owner is None else index), ((index + 1) % count, (index + count - 1) % count)
 
 
 def _judged(stops: Stops, planned: int, calls: list[dict[str, Any]], faults: list[str]) -> Outcome:
