@@ -24,12 +24,10 @@ from domain.conversations import (
 )
 from domain.errors import IdempotencyMismatch, InvalidInput, ModelUnavailable, NotFound
 from domain.inputs import CreateConversation, Rules, fingerprint
-from domain.journal import reply_topic
 from domain.models import Model
 from domain.ports import ChatModel, Clock, Ids, Notifier, Storage, TokenCounter, UnitOfWork
 from domain.prompting import count_tokens
-from domain.rescue import QUEUE_TOPIC
-from domain.worker import STOP_TOPIC
+from domain.topics import QUEUE, STOP, reply_topic
 
 UNTITLED = "New conversation"
 OPERATION = "createConversation"
@@ -179,7 +177,7 @@ class ConversationService:
                 await work.replies.request_stop(reply_id)
             await work.conversations.delete(conversation_id, self._clock.now())
             await work.commit()
-        self._notifier.ring(STOP_TOPIC, QUEUE_TOPIC, *(reply_topic(reply_id) for reply_id in live))
+        self._notifier.ring(STOP, QUEUE, *(reply_topic(reply_id) for reply_id in live))
 
     # ── parts of other commands ──
 

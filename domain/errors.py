@@ -3,6 +3,7 @@
     DomainError
     ├── InvalidInput        the input breaks a rule; `path` says where
     ├── NotFound            absent, deleted or somebody else's: the three are not told apart
+    ├── ReplyInProgress     the message was to be sent only if no reply above it is still being made
     ├── IdempotencyMismatch the key was used before with other content
     ├── ContextTooLong      one message that cannot fit the model's window even alone
     ├── ModelUnavailable    no such model is configured here
@@ -22,6 +23,7 @@ class ErrorCode(StrEnum):
 
     INVALID_INPUT = "INVALID_INPUT"
     NOT_FOUND = "NOT_FOUND"
+    REPLY_IN_PROGRESS = "REPLY_IN_PROGRESS"
     IDEMPOTENCY_MISMATCH = "IDEMPOTENCY_MISMATCH"
     CONTEXT_TOO_LONG = "CONTEXT_TOO_LONG"
     MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
@@ -65,6 +67,18 @@ class NotFound(DomainError):
     def __init__(self, kind: str, id_: str, *path: str) -> None:
         super().__init__(f"There is no {kind} with this id, or it is not yours.", *path)
         self.id = id_
+
+
+class ReplyInProgress(DomainError):
+    code = ErrorCode.REPLY_IN_PROGRESS
+
+    def __init__(self, reply_id: str) -> None:
+        super().__init__(
+            "A reply that comes before this message is still being made. Wait for its end or stop it; or send with "
+            "`onBusy: QUEUE` to wait in line, or with `INTERRUPT` to stop it by sending.",
+            "onBusy",
+        )
+        self.reply_id = reply_id
 
 
 class IdempotencyMismatch(DomainError):

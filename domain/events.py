@@ -5,7 +5,8 @@ product rests on are about the pure functions in this file: joining neighbouring
 the whole equals folding a beginning and going on with the rest.
 """
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from domain.conversations import MessagePart, PartKind
@@ -99,11 +100,50 @@ class Folder:
         )
 
 
+class Window:
+    """The newest committed events of one reply, in memory: from some number on without gaps up to `newest`."""
+
+    __slots__ = ("_kept", "finished", "newest")
+
+    def __init__(self, newest: int, size: int) -> None:
+        self.newest = newest
+        self.finished = False
+        self._kept: deque[LoggedEvent] = deque(maxlen=size)
+
+    def add(self, events: Sequence[LoggedEvent]) -> None:
+        """Events must come in the order of their numbers, without gaps."""
+        if not events:
+            return
+        self._kept.extend(events)
+        self.newest = events[-1].seq
+        self.finished = isinstance(events[-1].event, Finished)
+
+    def after(self, seq: int) -> list[LoggedEvent] | None:
+        """Those with higher numbers; None when this memory cannot tell: it does not reach back so far, or forward."""
+        behind = self.newest - seq
+        if not 0 <= behind <= len(self._kept):
+            return None
+        return [self._kept[i] for i in range(len(self._kept) - behind, len(self._kept))]
+
+
 def fold(events: Iterable[LoggedEvent]) -> tuple[MessagePart, ...]:
     folder = Folder()
     for event in events:
         folder.add(event)
     return folder.parts()
+
+
+def text_in(log: Iterable[LoggedEvent], attempt: int | None = None) -> str:
+    """The text of the answer in a whole log, reasoning left out; with `attempt` only what that one wrote of it."""
+    kinds: dict[int, PartKind] = {}
+    texts: list[str] = []
+    for logged in log:
+        match logged.event:
+            case PartAdded(index, kind):
+                kinds[index] = kind
+            case TextDelta(index, text) if kinds[index] is PartKind.TEXT and attempt in (None, logged.attempt):
+                texts.append(text)
+    return "".join(texts)
 
 
 def joined(events: Iterable[LoggedEvent]) -> list[LoggedEvent]:

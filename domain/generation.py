@@ -1,41 +1,56 @@
-"""The making of one reply: history -> prompt -> model -> log, until it ends in one of three ways.
+"""The making of one reply: history -> prompt -> model -> log, until it ends in one of three ways or is handed over.
 
 The model's chunks become events of the reply's tail; the end becomes an Outcome that is committed together with the
-last events. Whoever reads the reply, if anybody, is unknown here, and so are other replies.
+last events. What was shown once is never taken back: an attempt that finds some of the text written already, and a
+request after one that was cut, go on from its end. Whoever reads the reply, if anybody, is unknown here, and so are
+other replies.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from domain.conversations import PartKind
-from domain.errors import ProviderError, ReplyErrorCode
-from domain.events import PartAdded, Retrying, TextDelta
-from domain.journal import Halt, Journal, Tail
+from domain.errors import ProviderError, StorageError, Unavailable
+from domain.events import Folder, PartAdded, Retrying, TextDelta
+from domain.journal import STORAGE_PATIENCE_SECONDS, Halt, Journal, Tail
 from domain.models import (
     ChatChunk,
     ChatRequest,
     FinishChunk,
-    Model,
     ReasoningChunk,
     RequestStarted,
     RetryChunk,
     TextChunk,
 )
-from domain.ports import ChatModel, Clock, Storage, Telemetry, TokenCounter
-from domain.prompting import MESSAGE_OVERHEAD, Prompt, budget, count_tokens, fit
+from domain.ports import ChatModel, Clock, Storage, Telemetry, TokenCounter, UnitOfWork
+from domain.prompting import Prompter, count_tokens
 from domain.replies import (
     INTERNAL,
     INTERRUPTED,
     STORAGE_FAILED,
     FinishReason,
+    HandOver,
     Lease,
     Outcome,
+    Recovery,
     ReplyError,
     ReplyStatus,
     Usage,
 )
+from domain.seam import Seam
+
+Found = TypeVar("Found")
+WHOLE_LOG = 2**31 - 1
+MAX_CUTS = 2
+"""So often an answer that was cut is asked for again in one attempt."""
+CUT_PAUSE_SECONDS = 1.0
+"""Before the first time; doubled before the next. What the endpoint asks for rules, up to the most."""
+LONGEST_PAUSE_SECONDS = 30.0
+READ_PAUSE_SECONDS = 0.25
 
 
 @dataclass(slots=True)
@@ -44,9 +59,14 @@ class Notes:
 
     input_tokens: int = 0
     requests: int = 0
+    cuts: int = 0
+    spent: Usage = field(default_factory=Usage)
+    """Of the requests that were cut."""
+    shown_before: int = 0
+    """Characters of the answer that were there before the running request."""
     next_request_at: datetime | None = None
     accepted: bool = False
-    """Whether a request got as far as costing tokens."""
+    """Whether the running request got as far as costing tokens."""
     request_id: str | None = None
     first_token_at: datetime | None = None
     reasoning_from: datetime | None = None
@@ -60,22 +80,27 @@ class ReplyGenerator:
         journal: Journal,
         model: ChatModel,
         tokens: TokenCounter,
+        prompter: Prompter,
         clock: Clock,
         telemetry: Telemetry,
+        recovery: Recovery,
     ) -> None:
         self._storage = storage
         self._journal = journal
         self._model = model
         self._tokens = tokens
+        self._prompter = prompter
         self._clock = clock
         self._telemetry = telemetry
+        self._recovery = recovery
 
     async def run(self, lease: Lease) -> bool:
         """Make the reply and store its end. True when that is committed, False when the lease was lost or given up."""
-        tail = self._journal.open(lease)
+        tail = self._journal.open(lease, Folder() if lease.fresh else await self._shown(lease))
         notes = Notes()
         answering = asyncio.create_task(self._answer(lease, tail, notes))
         tail.bind(answering)
+        outcome: Outcome | HandOver
         try:
             outcome = await answering
         except asyncio.CancelledError:
@@ -85,20 +110,45 @@ class ReplyGenerator:
         except ProviderError as error:
             self._telemetry.provider_failed(lease, error)
             outcome = await self._failed(tail, notes, ReplyError.from_provider(error))
+        except (StorageError, Unavailable):
+            outcome = await self._failed(tail, notes, STORAGE_FAILED)
         except Exception as error:
             self._telemetry.reply_crashed(lease.reply_id, error)
             outcome = await self._failed(tail, notes, INTERNAL)
         if tail.halt is Halt.LOST or not await tail.settle(outcome):
             return False
-        self._telemetry.reply_settled(lease, outcome)
+        if isinstance(outcome, Outcome):
+            self._telemetry.reply_settled(lease, outcome)
         return True
 
+    # ── asking ──
+
     async def _answer(self, lease: Lease, tail: Tail, notes: Notes) -> Outcome:
-        model, prompt = await self._prompt(lease)
-        notes.input_tokens = prompt.input_tokens
-        request = ChatRequest(model.name, prompt.messages, lease.settings.params, lease.reply_id, lease.conversation_id)
         writer = PartWriter(tail, notes, self._clock)
-        notes.requests = 1
+        while True:
+            try:
+                finish = await self._ask(lease, tail, notes, writer)
+                break
+            except ProviderError as error:
+                if not self._goes_on(tail, notes, error):
+                    raise
+                self._telemetry.provider_failed(lease, error)
+                await self._pause(tail, notes, error)
+        outcome = await self._outcome(tail, notes, ReplyStatus.COMPLETE, finish.finish_reason)
+        return replace(
+            outcome,
+            usage=outcome.usage if finish.usage is None else notes.spent + finish.usage,
+            response_model=finish.response_model,
+            completion_id=finish.completion_id,
+        )
+
+    async def _ask(self, lease: Lease, tail: Tail, notes: Notes, writer: "PartWriter") -> FinishChunk:
+        """One request, from the end of what is there already."""
+        unfinished = tail.text_so_far()
+        request = await self._request(lease, unfinished, notes)
+        notes.requests += 1
+        notes.shown_before = len(unfinished)
+        writer.begin(unfinished)
         finish: FinishChunk | None = None
         async with aclosing(self._model.stream(request)) as chunks:
             async for chunk in chunks:
@@ -108,56 +158,97 @@ class ReplyGenerator:
                     writer.write(chunk)
                     await tail.room()
         assert finish is not None, "the ChatModel port promises a FinishChunk"
-        writer.close_reasoning()
-        outcome = await self._outcome(tail, notes, ReplyStatus.COMPLETE, finish.finish_reason)
-        return replace(
-            outcome,
-            usage=finish.usage or outcome.usage,
-            response_model=finish.response_model,
-            completion_id=finish.completion_id,
-        )
+        writer.end()
+        return finish
 
-    async def _prompt(self, lease: Lease) -> tuple[Model, Prompt]:
-        settings = lease.settings
-        model = next((m for m in self._model.models() if m.name == settings.model), None)
-        if model is None:
-            raise ProviderError(
-                ReplyErrorCode.PROVIDER_REJECTED,
-                f"The model {settings.model!r} is no longer offered by this server; choose another one.",
-                retryable=False,
-            )
-        system_tokens = await count_tokens(self._tokens, model.name, settings.system_prompt or "")
-        allowed = budget(model, settings, system_tokens)
-        async with self._storage.read() as work:
-            room = allowed.history if allowed.history is not None else 2**31
-            history = await work.messages.newest(lease.reply_id, room, MESSAGE_OVERHEAD)
-        return model, fit(history, settings, allowed, lease.instruction)
+    async def _request(self, lease: Lease, unfinished: str, notes: Notes) -> ChatRequest:
+        shown = await count_tokens(self._tokens, lease.settings.model or "", unfinished)
 
-    async def _halted(self, tail: Tail, notes: Notes) -> Outcome:
+        async def read(work: UnitOfWork) -> ChatRequest:
+            model, prompt = await self._prompter.prompt(work, lease, shown)
+            notes.input_tokens = prompt.input_tokens + shown
+            params = lease.settings.params
+            if params.max_tokens is not None:
+                params = replace(params, max_tokens=max(1, params.max_tokens - shown))
+            return ChatRequest(model.name, prompt.messages, params, lease.reply_id, lease.conversation_id, unfinished)
+
+        return await self._patiently(read)
+
+    async def _shown(self, lease: Lease) -> Folder:
+        """What the log holds already."""
+        folder = Folder()
+        for logged in await self._patiently(lambda work: work.log.after(lease.reply_id, 0, WHOLE_LOG)):
+            folder.add(logged)
+        return folder
+
+    async def _patiently(self, read: Callable[[UnitOfWork], Awaitable[Found]]) -> Found:
+        """Read, while the database may be away for as long as the journal bears it."""
+        deadline = self._journal.clock() + STORAGE_PATIENCE_SECONDS
+        while True:
+            try:
+                async with self._storage.read() as work:
+                    return await read(work)
+            except (StorageError, Unavailable):
+                if self._journal.clock() > deadline:
+                    raise
+            await asyncio.sleep(READ_PAUSE_SECONDS)
+
+    # ── going on after a cut ──
+
+    def _goes_on(self, tail: Tail, notes: Notes, error: ProviderError) -> bool:
+        """Whether to ask again: what failed before anything was shown has been repeated by the ChatModel already."""
+        going_on = self._recovery is Recovery.CONTINUE and error.retryable and notes.cuts < MAX_CUTS
+        return going_on and bool(tail.parts_so_far())
+
+    async def _pause(self, tail: Tail, notes: Notes, error: ProviderError) -> None:
+        seconds = CUT_PAUSE_SECONDS * 2**notes.cuts if error.retry_after is None else error.retry_after
+        seconds = min(seconds, LONGEST_PAUSE_SECONDS)
+        notes.cuts += 1
+        notes.spent += await self._spent(tail, notes)
+        notes.accepted = False
+        tail.append(Retrying(notes.requests + 1, round(1000 * seconds)))
+        await asyncio.sleep(seconds)
+
+    # ── ends ──
+
+    async def _halted(self, tail: Tail, notes: Notes) -> Outcome | HandOver:
         if tail.halt is Halt.STOP:
             return await self._outcome(tail, notes, ReplyStatus.STOPPED, FinishReason.STOPPED_BY_USER)
-        return await self._failed(tail, notes, STORAGE_FAILED if tail.halt is Halt.STORAGE else INTERRUPTED)
+        if tail.halt is Halt.STORAGE:
+            return await self._failed(tail, notes, STORAGE_FAILED)
+        outcome = await self._failed(tail, notes, INTERRUPTED)
+        if self._recovery is Recovery.KEEP and tail.parts_so_far():
+            return outcome
+        return HandOver(outcome.usage, outcome.requests, outcome.token_count)
 
     async def _failed(self, tail: Tail, notes: Notes, error: ReplyError) -> Outcome:
         return replace(await self._outcome(tail, notes, ReplyStatus.FAILED, FinishReason.ERROR), error=error)
 
     async def _outcome(self, tail: Tail, notes: Notes, status: ReplyStatus, reason: FinishReason) -> Outcome:
         """The end of an attempt with our own count of its tokens, flagged as an estimate."""
-        token_count = await count_tokens(self._tokens, tail.lease.settings.model or "", tail.text_so_far())
         return Outcome(
             status,
             reason,
-            usage=Usage(notes.input_tokens if notes.accepted else 0, token_count, estimated=True),
+            usage=notes.spent + await self._spent(tail, notes),
             requests=notes.requests - (notes.next_request_at is not None and self._clock.now() < notes.next_request_at),
             request_id=notes.request_id,
             first_token_at=notes.first_token_at,
             reasoning_ms=notes.reasoning_ms,
-            token_count=token_count,
+            token_count=await count_tokens(self._tokens, tail.lease.settings.model or "", tail.text_so_far()),
         )
+
+    async def _spent(self, tail: Tail, notes: Notes) -> Usage:
+        """Our own count for the running request."""
+        written = tail.text_so_far()[notes.shown_before :]
+        tokens = await count_tokens(self._tokens, tail.lease.settings.model or "", written)
+        return Usage(notes.input_tokens if notes.accepted else 0, tokens, estimated=True)
 
 
 class PartWriter:
-    """Turns chunks into events: a part begins with the first chunk of another kind than the one before."""
+    """Turns chunks into events: a part begins with the first chunk of another kind than the one before.
+
+    A continuation goes on in the last part; what it repeats of the answer is dropped.
+    """
 
     def __init__(self, tail: Tail, notes: Notes, clock: Clock) -> None:
         self._tail = tail
@@ -165,11 +256,19 @@ class PartWriter:
         self._clock = clock
         self._index = -1
         self._kind: PartKind | None = None
+        self._seam = Seam("")
+
+    def begin(self, unfinished: str) -> None:
+        """A request begins, after so much of the answer. Reasoning that broke off stays, and is begun anew."""
+        parts = self._tail.parts_so_far()
+        self._index = len(parts) - 1
+        self._kind = PartKind.TEXT if parts and parts[-1].kind is PartKind.TEXT else None
+        self._seam = Seam(unfinished)
 
     def write(self, chunk: ChatChunk) -> None:
         match chunk:
             case TextChunk(text):
-                self._append(PartKind.TEXT, text)
+                self._append(PartKind.TEXT, self._seam.feed(text))
             case ReasoningChunk(text):
                 self._append(PartKind.REASONING, text)
             case RequestStarted(request_id):
@@ -183,23 +282,30 @@ class PartWriter:
             case _:
                 pass
 
+    def end(self) -> None:
+        """The answer is whole."""
+        self._append(PartKind.TEXT, self._seam.end())
+        self._close_reasoning()
+
     def _append(self, kind: PartKind, text: str) -> None:
+        if not text:
+            return
+        if self._notes.first_token_at is None:
+            self._notes.first_token_at = self._clock.now()
         if kind is not self._kind:
             self._begin(kind)
         self._tail.append(TextDelta(self._index, text))
 
     def _begin(self, kind: PartKind) -> None:
         now = self._clock.now()
-        if self._notes.first_token_at is None:
-            self._notes.first_token_at = now
-        self.close_reasoning()
+        self._close_reasoning()
         if kind is PartKind.REASONING:
             self._notes.reasoning_from = now
         self._index += 1
         self._kind = kind
         self._tail.append(PartAdded(self._index, kind))
 
-    def close_reasoning(self) -> None:
+    def _close_reasoning(self) -> None:
         if self._notes.reasoning_from is not None and self._kind is PartKind.REASONING:
             elapsed = self._clock.now() - self._notes.reasoning_from
             self._notes.reasoning_ms = round(elapsed.total_seconds() * 1000)

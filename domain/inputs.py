@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import MAXYEAR
+from enum import StrEnum
 
 from domain.conversations import GenerationSettings, ModelParams, Role, SeedMessage
 from domain.errors import InvalidInput
@@ -29,6 +30,17 @@ class CreateConversation:
     idempotency_key: str | None = None
 
 
+class OnBusy(StrEnum):
+    """What becomes of a message whose path has a reply that is queued or streaming.
+
+    QUEUE: its reply waits. REJECT: it is refused. INTERRUPT: those replies are stopped, with their text, for it.
+    """
+
+    QUEUE = "QUEUE"
+    REJECT = "REJECT"
+    INTERRUPT = "INTERRUPT"
+
+
 @dataclass(frozen=True, slots=True)
 class SendMessage:
     """Without `conversation_id` a new conversation begins, with `history` as what was said before."""
@@ -38,6 +50,7 @@ class SendMessage:
     parent_id: str | None = None
     history: tuple[SeedMessage, ...] = ()
     settings: GenerationSettings = field(default_factory=GenerationSettings)
+    on_busy: OnBusy = OnBusy.QUEUE
     metadata: Mapping[str, object] = field(default_factory=dict)
     idempotency_key: str | None = None
 

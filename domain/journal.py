@@ -7,16 +7,16 @@ again, so a lost answer doubles nothing. Nothing here knows models, prompts or r
 """
 
 import asyncio
-from collections import deque
 from contextlib import suppress
 from dataclasses import replace
 from enum import Enum, auto
 
 from domain.conversations import MessagePart, PartKind
 from domain.errors import DataRefused, StorageError, Unavailable
-from domain.events import Finished, Folder, LoggedEvent, ReplyEvent, TextDelta
-from domain.ports import FlushEntry, FlushResult, Notifier, Storage, Telemetry
-from domain.replies import Lease, Outcome
+from domain.events import Finished, Folder, LoggedEvent, ReplyEvent, Retrying, StatusChanged, TextDelta, Window
+from domain.ports import FlushEntry, FlushReport, Notifier, Storage, Telemetry
+from domain.replies import HandOver, Lease, Outcome, ReplyStatus
+from domain.topics import reply_topic
 
 TICK_SECONDS = 0.04
 SLOWEST_TICK_SECONDS = 0.25
@@ -35,23 +35,21 @@ class Halt(Enum):
     SHUTDOWN = auto()
 
 
-def reply_topic(reply_id: str) -> str:
-    return f"reply:{reply_id}"
-
-
 class Tail:
-    """One live reply in this process: what waits to be committed, and the newest committed events."""
+    """One live reply in this process: what waits to be committed, and the newest committed events.
 
-    def __init__(self, lease: Lease, journal: "Journal") -> None:
+    `shown` is what earlier attempts had shown of it.
+    """
+
+    def __init__(self, lease: Lease, journal: "Journal", shown: Folder) -> None:
         self.lease = lease
         self.halt: Halt | None = None
-        self.outcome: Outcome | None = None
+        self.outcome: Outcome | HandOver | None = None
         self.ended = asyncio.Event()
         self._journal = journal
         self._task: asyncio.Task[Outcome] | None = None
-        self._numbered = Folder()
-        self._committed_seq = lease.next_seq - 1
-        self._kept: deque[LoggedEvent] = deque(maxlen=KEPT_EVENTS)
+        self._numbered = shown
+        self._committed = Window(lease.next_seq - 1, KEPT_EVENTS)
         self._pending: list[ReplyEvent] = []
         self._pending_characters = 0
         self._next_seq = lease.next_seq
@@ -91,10 +89,13 @@ class Tail:
             if self._task is not None and self.outcome is None:
                 self._task.cancel()
 
-    async def settle(self, outcome: Outcome) -> bool:
+    async def settle(self, outcome: Outcome | HandOver) -> bool:
         """Commit what waits together with the end. False when the lease was lost: then nothing was stored."""
         self.outcome = outcome
-        self._pending.append(Finished(outcome.status))
+        if isinstance(outcome, Outcome):
+            self._pending.append(Finished(outcome.status))
+        else:
+            self._pending += [StatusChanged(ReplyStatus.QUEUED), Retrying(self.lease.attempt + 1, 0)]
         self._journal.touched(self, urgent=False)
         await self.ended.wait()
         return self.halt is not Halt.LOST
@@ -112,17 +113,18 @@ class Tail:
 
         It reaches back KEPT_EVENTS events, not forward, and knows nothing more once the lease is lost.
         """
-        behind = self._committed_seq - seq
-        if not 0 <= behind <= len(self._kept) or self.halt is Halt.LOST:
-            return None
-        return [self._kept[i] for i in range(len(self._kept) - behind, len(self._kept))]
+        return None if self.halt is Halt.LOST else self._committed.after(seq)
 
-    def text_so_far(self) -> str:
-        """The text of the answer, committed or not, reasoning left out."""
+    def parts_so_far(self) -> tuple[MessagePart, ...]:
+        """All that is or will be shown, committed or not."""
         folder = self._numbered.copy()
         for event in self._pending:
             folder.add(LoggedEvent(0, self.lease.attempt, event))
-        return "".join(part.text for part in folder.parts() if part.kind is PartKind.TEXT)
+        return folder.parts()
+
+    def text_so_far(self) -> str:
+        """The text of the answer, committed or not, reasoning left out."""
+        return "".join(part.text for part in self.parts_so_far() if part.kind is PartKind.TEXT)
 
     # ── the journal's side ──
 
@@ -137,12 +139,11 @@ class Tail:
         return FlushEntry(self.lease, tuple(numbered), self.outcome, self._final_parts(self.outcome))
 
     def committed(self, entry: FlushEntry) -> None:
-        self._kept.extend(entry.events)
-        self._committed_seq += len(entry.events)
+        self._committed.add(entry.events)
         self._room.set()
 
-    def _final_parts(self, outcome: Outcome | None) -> tuple[MessagePart, ...]:
-        if outcome is None:
+    def _final_parts(self, outcome: Outcome | HandOver | None) -> tuple[MessagePart, ...]:
+        if not isinstance(outcome, Outcome):
             return ()
         return tuple(
             replace(part, duration_ms=outcome.reasoning_ms) if part.kind is PartKind.REASONING else part
@@ -158,6 +159,7 @@ class Journal:
         storage: Storage,
         notifier: Notifier,
         telemetry: Telemetry,
+        owner: str,
         *,
         patience: float = STORAGE_PATIENCE_SECONDS,
     ) -> None:
@@ -165,6 +167,7 @@ class Journal:
         self._storage = storage
         self._notifier = notifier
         self._telemetry = telemetry
+        self._owner = owner
         self._tails: dict[str, Tail] = {}
         self._waiting: dict[Tail, None] = {}
         self._urgent: dict[Tail, None] = {}
@@ -173,8 +176,8 @@ class Journal:
         self._due = 0.0
         self._tick = TICK_SECONDS
 
-    def open(self, lease: Lease) -> Tail:
-        tail = Tail(lease, self)
+    def open(self, lease: Lease, shown: Folder) -> Tail:
+        tail = Tail(lease, self, shown)
         self._tails[lease.reply_id] = tail
         self._telemetry.replies_live(len(self._tails))
         return tail
@@ -228,15 +231,18 @@ class Journal:
     async def _flush(self, batch: list[Tail]) -> None:
         entries = [tail.take() for tail in batch]
         started = self.clock()
-        results = await self._written(entries)
+        report = await self._written(entries)
         seconds = self.clock() - started
         self._tick = min(SLOWEST_TICK_SECONDS, max(TICK_SECONDS, 4 * seconds))
         self._telemetry.journal_flushed(seconds, sum(len(entry.events) for entry in entries))
-        for tail, entry, result in zip(batch, entries, results, strict=True):
-            self._publish(tail, entry, result)
+        for tail, entry, mine in zip(batch, entries, report.mine, strict=True):
+            self._publish(tail, entry, mine)
+        for tail in self.live():
+            if tail.lease.key in report.to_stop:
+                tail.stop(Halt.STOP)
         self._notifier.ring(*(reply_topic(entry.lease.reply_id) for entry in entries))
 
-    async def _written(self, entries: list[FlushEntry]) -> list[FlushResult]:
+    async def _written(self, entries: list[FlushEntry]) -> FlushReport:
         """Send the same rows until they are confirmed; while that takes too long, generators are told to give up.
 
         Rows that the database can never take are given up, so that one reply's do not hold up all the others'.
@@ -244,7 +250,7 @@ class Journal:
         started, pause = self.clock(), 0.05
         while True:
             try:
-                return await self._sent(entries)
+                return await self._storage.flush(self._owner, entries)
             except Exception as error:
                 self._telemetry.work_failed(error)
                 if isinstance(error, DataRefused) or not isinstance(error, Unavailable | StorageError):
@@ -255,25 +261,19 @@ class Journal:
             await asyncio.sleep(pause)
             pause = min(1.0, 2 * pause)
 
-    async def _one_by_one(self, entries: list[FlushEntry]) -> list[FlushResult]:
+    async def _one_by_one(self, entries: list[FlushEntry]) -> FlushReport:
         if len(entries) == 1:
-            return [FlushResult(mine=False, stop_requested=False)]
-        return [result for entry in entries for result in await self._written([entry])]
+            return FlushReport((False,))
+        reports = [await self._written([entry]) for entry in entries]
+        mine = tuple(mine for report in reports for mine in report.mine)
+        return FlushReport(mine, frozenset().union(*(report.to_stop for report in reports)))
 
-    async def _sent(self, entries: list[FlushEntry]) -> list[FlushResult]:
-        async with self._storage.write() as work:
-            results = await work.log.flush(entries)
-            await work.commit()
-            return results
-
-    def _publish(self, tail: Tail, entry: FlushEntry, result: FlushResult) -> None:
-        if result.mine:
+    def _publish(self, tail: Tail, entry: FlushEntry, mine: bool) -> None:
+        if mine:
             tail.committed(entry)
-            if result.stop_requested:
-                tail.stop(Halt.STOP)
         else:
             tail.stop(Halt.LOST)
-        if entry.outcome is not None or not result.mine:
+        if entry.outcome is not None or not mine:
             self._closed(tail)
 
     def _closed(self, tail: Tail) -> None:

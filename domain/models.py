@@ -39,13 +39,17 @@ class PromptMessage:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One call to a model: who is asked, what was said so far (oldest first), and how to answer."""
+    """One call to a model: who is asked, what was said so far (oldest first), and how to answer.
+
+    `unfinished` is the part of this answer that was shown already; the model is asked to go on from its end.
+    """
 
     model: str
     messages: tuple[PromptMessage, ...]
     params: ModelParams
     reply_id: str
     conversation_id: str
+    unfinished: str = ""
 
 
 @dataclass(frozen=True, slots=True)

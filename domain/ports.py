@@ -15,7 +15,7 @@ from domain.conversations import Conversation, Message, MessagePart, Page, PageR
 from domain.errors import ProviderError
 from domain.events import LoggedEvent
 from domain.models import ChatChunk, ChatRequest, Model
-from domain.replies import Held, Lease, Outcome, Progress, Reply, ReplyStatus, Usage
+from domain.replies import Attempt, HandOver, Held, Lease, Outcome, Progress, Reply, ReplyStatus, Usage
 
 
 class Clock(Protocol):
@@ -50,6 +50,9 @@ class ChatModel(Protocol):
 
         Failures before the first text are retried inside, each announced by a RetryChunk. Raises ProviderError, also
         for a stream that ends without a finish reason. Closing the iterator closes the request upstream.
+
+        With `unfinished` it yields the continuation as the endpoint sends it: a repetition of the shown text may be
+        in it, which Seam drops.
         """
         ...
 
@@ -58,7 +61,11 @@ class Notifier(Protocol):
     """Bells without content: a rung bell says "look again", never what there is to see. A bell may be lost."""
 
     def ring(self, *topics: str) -> None:
-        """Wake everybody who listens to one of the topics; returns at once."""
+        """Wake everybody who listens to one of the topics, in any process (see `topics.elsewhere`); returns at once."""
+        ...
+
+    def ring_here(self, *topics: str) -> None:
+        """The same in this process alone."""
         ...
 
     def listen(self, topic: str) -> AbstractAsyncContextManager["Bell"]:
@@ -108,20 +115,25 @@ class ProviderCall:
 
 @dataclass(frozen=True, slots=True)
 class FlushEntry:
-    """What one reply adds in a flush. With an `outcome` the flush also settles it, and `parts` is its final content."""
+    """What one reply adds in a flush. With an `outcome` the attempt ends with it: the reply is settled, and `parts` is
+    its final content, or it is handed over."""
 
     lease: Lease
     events: tuple[LoggedEvent, ...]
-    outcome: Outcome | None = None
+    outcome: Outcome | HandOver | None = None
     parts: tuple[MessagePart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class FlushResult:
-    """`mine` is False when another attempt holds the reply: then nothing of the entry was stored."""
+class FlushReport:
+    """What became of a flush.
 
-    mine: bool
-    stop_requested: bool
+    `mine` says for each entry, in their order, whether its lease still held; if not, nothing of it was stored.
+    `to_stop` are those of all the replies of this owner, also without an entry, that somebody wants stopped.
+    """
+
+    mine: tuple[bool, ...]
+    to_stop: frozenset[Attempt] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,18 +224,26 @@ class Replies(Protocol):
         """Where the log stands; None when there is no such reply."""
         ...
 
+    async def unsettled_above(self, parent_id: str | None) -> list[str]:
+        """Ids of the replies at or above the message `parent_id` that are queued or streaming, nearest first."""
+        ...
+
     async def waits_for(self, parent_id: str | None) -> str | None:
-        """The nearest reply at or above the message `parent_id` that is not settled: a new one must wait for it."""
+        """The first of `unsettled_above`: a new reply must wait for it."""
         ...
 
     async def request_stop(self, reply_id: str) -> ReplyStatus | None:
-        """Settle a QUEUED reply as STOPPED, or flag a STREAMING one for its owner. The status found; None if absent."""
+        """Settle a QUEUED reply as STOPPED with what it had shown, or flag a STREAMING one for its owner.
+
+        The status found; None if absent.
+        """
         ...
 
     async def claim(self, owner: str, limit: int) -> list[Lease]:
         """Take queued replies that wait for nobody, oldest first, and make them STREAMING under `owner`.
 
-        Two claimers never get the same one. Each claim raises `attempt` and logs StatusChanged.
+        Two claimers never get the same one, and one whose heartbeat is gone gets none. Each claim raises `attempt` and
+        logs StatusChanged.
         """
         ...
 
@@ -233,16 +253,23 @@ class Replies(Protocol):
 
 
 class Log(Protocol):
-    async def flush(self, entries: Sequence[FlushEntry]) -> list[FlushResult]:
-        """Append the events and settle what has ended, each entry only if its lease still holds.
+    async def settle(self, entry: FlushEntry) -> None:
+        """Append the last events and store the end of a reply without an owner, which this unit of work holds."""
+        ...
 
-        The check locks what it reads, so no takeover commits beside it. Sending an entry again whose first commit was
-        not confirmed changes nothing. A lost lease affects its own entry only. Results are in the order of entries.
-        """
+    async def begin(self, reply_id: str, parts: Sequence[MessagePart]) -> None:
+        """Let a reply that is being added begin with parts that an earlier one had."""
         ...
 
     async def after(self, reply_id: str, seq: int, limit: int) -> list[LoggedEvent]:
         """Events with numbers above `seq`, in order."""
+        ...
+
+    async def news(self, positions: Mapping[str, int], limit: int) -> dict[str, list[LoggedEvent]]:
+        """What follows each reply's position, at most `limit` events of each, in order.
+
+        A reply whose log is gone, wholly or because it was swept, has no entry.
+        """
         ...
 
     async def sweep(self, finished_before: datetime) -> int:
@@ -264,10 +291,12 @@ class Workers(Protocol):
         """Void every lease: at the start of the only server of an embedded database."""
         ...
 
-    async def orphans(self, lease_seconds: float) -> list[Lease]:
-        """Leases of STREAMING replies whose owner has not beaten for that long.
+    async def orphans(self, lease_seconds: float, limit: int) -> list[Lease]:
+        """Leases of STREAMING replies whose owner has not beaten for that long, at most so many.
 
-        They are held until the end of the unit, so that nobody writes on meanwhile; what others hold is left out.
+        The owners' heartbeats are removed: whatever they had not yet committed never will be. The replies are held
+        until the end of the unit; what others hold is left out. After a start of the database nobody counts as silent
+        until everybody has had a lease's time to beat again.
         """
         ...
 
@@ -275,8 +304,8 @@ class Workers(Protocol):
         """Give a reply up: it is an orphan at once. Nothing when the lease was lost already."""
         ...
 
-    async def requeue(self, lease: Lease) -> None:
-        """Put an orphan that has shown nothing back into the queue, and count the rescue.
+    async def requeue(self, lease: Lease, ended: HandOver) -> None:
+        """Put an orphan back into the queue, to be gone on with, and count the rescue.
 
         One that somebody wants stopped is settled as STOPPED instead. Nothing when the lease was lost already.
         """
@@ -325,6 +354,15 @@ class Storage(Protocol):
     @property
     def embedded(self) -> bool:
         """True when this process is the only server that may use the database."""
+        ...
+
+    async def flush(self, owner: str, entries: Sequence[FlushEntry]) -> FlushReport:
+        """Append the events and end what has ended, in one transaction that is committed when this returns.
+
+        An entry counts only while its lease holds and its owner's heartbeat is there. The heartbeat is locked
+        meanwhile, so no takeover commits beside it. A lost lease affects its own entry only. Sending an entry again
+        whose first commit was not confirmed changes nothing.
+        """
         ...
 
     def write(self) -> AbstractAsyncContextManager[UnitOfWork]: ...

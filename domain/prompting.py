@@ -1,4 +1,4 @@
-"""Fit a conversation into a model's token budget. Pure: values in, values out.
+"""Fit a conversation into a model's token budget. All is pure but the Prompter, which reads the conversation.
 
 The rule: the system prompt and the newest message always stay; then as many earlier messages as fit, newest first,
 without gaps. An example with a window of 100 tokens, 20 kept for the answer, a system prompt of 10 and an overhead of
@@ -8,11 +8,13 @@ so the last two go in (58) and the oldest is dropped.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from domain.conversations import GenerationSettings, Message, PartKind, Role
+from domain.errors import ProviderError, ReplyErrorCode
 from domain.models import Model, PromptMessage
-from domain.ports import TokenCounter
+from domain.ports import ChatModel, TokenCounter, UnitOfWork
+from domain.replies import Lease
 
 MESSAGE_OVERHEAD = 4
 """Tokens that a message costs beside its text, as OpenAI's cookbook on counting tokens gives them for chats."""
@@ -77,3 +79,40 @@ def fit(
 
 def _texts(message: Message) -> tuple[str, ...]:
     return tuple(part.text for part in message.parts if part.kind is PartKind.TEXT and part.text)
+
+
+class Prompter:
+    """Makes the prompt of a reply from what is stored."""
+
+    def __init__(self, model: ChatModel, tokens: TokenCounter) -> None:
+        self._model = model
+        self._tokens = tokens
+
+    async def prompt(self, work: UnitOfWork, lease: Lease, shown_tokens: int = 0) -> tuple[Model, Prompt]:
+        """`shown_tokens` are kept free for the part of the answer that was shown already.
+
+        Raises ProviderError when the model is not offered any more.
+        """
+        settings = lease.settings
+        model = next((m for m in self._model.models() if m.name == settings.model), None)
+        if model is None:
+            raise ProviderError(
+                ReplyErrorCode.PROVIDER_REJECTED,
+                f"The model {settings.model!r} is no longer offered by this server; choose another one.",
+                retryable=False,
+            )
+        system_tokens = await count_tokens(self._tokens, model.name, settings.system_prompt or "")
+        allowed = budget(model, settings, system_tokens)
+        if shown_tokens and allowed.history is not None:
+            allowed = replace(allowed, history=max(0, allowed.history - shown_tokens))
+        room = allowed.history if allowed.history is not None else 2**31
+        history = await work.messages.newest(lease.reply_id, room, MESSAGE_OVERHEAD)
+        return model, fit(history, settings, allowed, lease.instruction)
+
+    async def input_tokens(self, work: UnitOfWork, lease: Lease) -> int:
+        """What the prompt of a first request cost, by our own count; 0 when the model is not offered any more."""
+        try:
+            _, prompt = await self.prompt(work, lease)
+        except ProviderError:
+            return 0
+        return prompt.input_tokens

@@ -34,7 +34,16 @@ MOVES: dict[ReplyStatus, frozenset[ReplyStatus]] = {
     ReplyStatus.STOPPED: frozenset(),
     ReplyStatus.FAILED: frozenset(),
 }
-"""STREAMING goes back to QUEUED when its owner died before anything was shown; the next claim asks again."""
+"""STREAMING goes back to QUEUED when its owner died or handed it over; the next claim goes on from what was shown."""
+
+
+class Recovery(StrEnum):
+    """What becomes of a reply that broke off after it had shown text: its server died, or its endpoint cut it."""
+
+    CONTINUE = "continue"
+    """The model is asked to go on from the text that was shown."""
+    KEEP = "keep"
+    """It fails and keeps the text; clients may ask for more with continueReply."""
 
 
 class FinishReason(StrEnum):
@@ -140,6 +149,10 @@ class Reply:
         return self.settings.model or ""
 
 
+Attempt = tuple[str, int]
+"""A reply's id and the number of the attempt: one reply may be made twice by one process, one attempt after another."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right of one process to write one reply: void as soon as another attempt has begun."""
@@ -153,6 +166,15 @@ class Lease:
     instruction: str | None
     rescues: int = 0
     stop_requested: bool = False
+
+    @property
+    def key(self) -> Attempt:
+        return self.reply_id, self.attempt
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the log has nothing but the event of this claim."""
+        return self.next_seq <= 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,3 +209,15 @@ class Outcome:
     first_token_at: datetime | None = None
     token_count: int = 0
     reasoning_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """An attempt that ended without an end: the reply goes back into the queue, and another attempt goes on with it.
+
+    `token_count` is that of all the text that was shown so far; `usage` is this attempt's own.
+    """
+
+    usage: Usage = Usage(estimated=True)
+    requests: int = 0
+    token_count: int = 0

@@ -19,22 +19,28 @@ from domain.conversations import (
     TitleSource,
     title_from,
 )
-from domain.errors import ContextTooLong, IdempotencyMismatch, InvalidInput, ModelUnavailable, NotFound
+from domain.errors import (
+    ContextTooLong,
+    IdempotencyMismatch,
+    InvalidInput,
+    ModelUnavailable,
+    NotFound,
+    ReplyInProgress,
+)
 from domain.inputs import (
     CreateConversation,
     EditMessage,
+    OnBusy,
     RegenerateReply,
     Rules,
     SendMessage,
     fingerprint,
 )
-from domain.journal import reply_topic
 from domain.ports import Clock, Ids, Notifier, Storage, TokenCounter, UnitOfWork
 from domain.prompting import MESSAGE_OVERHEAD, budget, count_tokens
 from domain.replies import Reply, ReplyStatus
-from domain.rescue import QUEUE_TOPIC
 from domain.streaming import ReplyStream
-from domain.worker import STOP_TOPIC
+from domain.topics import QUEUE, STOP, reply_topic
 
 STOP_PATIENCE_SECONDS = 2.0
 
@@ -81,7 +87,11 @@ class ReplyService:
         self._rules = rules
 
     async def send_message(self, user_id: str, command: SendMessage) -> Sent:
-        """Store a user's message and queue the reply to it; a new conversation begins when none is named."""
+        """Store a user's message and queue the reply to it; a new conversation begins when none is named.
+
+        Replies above it that are not settled are waited for, or stopped in the same unit of work, or a reason to raise
+        ReplyInProgress, as `on_busy` says. That is decided while the conversation is held.
+        """
         self._rules.check(command)
         existing = None
         if command.conversation_id is not None:
@@ -91,18 +101,23 @@ class ReplyService:
         settings = self._resolved(command.settings, base)
         tokens = await self._fitting(settings, command.text)
         draft = Draft(command.text, tokens, command.metadata, command.idempotency_key)
+        stopped: list[str] = []
 
         async def store(work: UnitOfWork) -> Sent:
             if command.conversation_id is None:
                 conversation = await self._conversations.start(work, user_id, CreateConversation(), seeds)
             else:
                 conversation = await owned(work, user_id, command.conversation_id, lock=True)
-            parent_id = command.parent_id or conversation.leaf_id
             if command.parent_id is not None:
                 await in_conversation(work, user_id, conversation, command.parent_id, "parentId")
+            parent_id = command.parent_id or conversation.leaf_id
+            stopped.extend(await _make_way(work, parent_id, command.on_busy))
             return await self._add_turn(work, conversation, parent_id, draft, settings)
 
-        return await self._once(user_id, "sendMessage", command, store)
+        sent = await self._once(user_id, "sendMessage", command, store)
+        if stopped:
+            self._notifier.ring(STOP, *map(reply_topic, stopped))
+        return sent
 
     async def edit_message(self, user_id: str, command: EditMessage) -> Sent:
         """Store another version of a user's message beside it, and queue a reply to that."""
@@ -149,7 +164,7 @@ class ReplyService:
                 raise NotFound("reply", reply_id, "replyId")
             await work.replies.request_stop(reply_id)
             await work.commit()
-        self._notifier.ring(STOP_TOPIC, QUEUE_TOPIC, reply_topic(reply_id))
+        self._notifier.ring(STOP, QUEUE, reply_topic(reply_id))
         await self._stream.settled(reply_id, STOP_PATIENCE_SECONDS)
 
     # ── steps ──
@@ -178,7 +193,7 @@ class ReplyService:
                 ids = {name: value for name, value in asdict(sent).items() if name != "replayed"}
                 await work.keys.keep(user_id, operation, key, ids)
             await work.commit()
-        self._notifier.ring(QUEUE_TOPIC)
+        self._notifier.ring(QUEUE)
         return sent
 
     async def _add_turn(
@@ -272,3 +287,15 @@ class ReplyService:
         if message_id not in found:
             raise NotFound("message", message_id, field)
         return found[message_id]
+
+
+async def _make_way(work: UnitOfWork, parent_id: str | None, on_busy: OnBusy) -> list[str]:
+    """Deal with the unsettled replies at or above a message, in a conversation that is held. Those that now stop."""
+    if on_busy is OnBusy.QUEUE:
+        return []
+    unsettled = await work.replies.unsettled_above(parent_id)
+    if unsettled and on_busy is OnBusy.REJECT:
+        raise ReplyInProgress(unsettled[0])
+    for reply_id in sorted(unsettled):
+        await work.replies.request_stop(reply_id)
+    return unsettled

@@ -5,26 +5,37 @@ others may only be late like it: it takes nobody over for one lease more. What a
 """
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 
-from domain.events import Finished, LoggedEvent, fold
-from domain.journal import reply_topic
+from domain.events import Finished, LoggedEvent, fold, text_in
 from domain.ports import FlushEntry, Notifier, Storage, TokenCounter, UnitOfWork
-from domain.prompting import count_tokens
-from domain.replies import INTERRUPTED, FinishReason, Lease, Outcome, ReplyStatus, Usage
+from domain.prompting import Prompter, count_tokens
+from domain.replies import INTERRUPTED, FinishReason, HandOver, Lease, Outcome, Recovery, ReplyStatus, Usage
+from domain.topics import QUEUE, reply_topic
 
-QUEUE_TOPIC = "replies:queued"
 LEASE_SECONDS = 10.0
 MAX_RESCUES = 2
+RESCUED_AT_ONCE = 50
 WHOLE_LOG = 2**31 - 1
 
 
 class Rescuer:
-    def __init__(self, storage: Storage, notifier: Notifier, tokens: TokenCounter, owner: str) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        notifier: Notifier,
+        tokens: TokenCounter,
+        prompter: Prompter,
+        owner: str,
+        recovery: Recovery,
+    ) -> None:
         self._storage = storage
         self._notifier = notifier
         self._tokens = tokens
+        self._prompter = prompter
         self._owner = owner
+        self._recovery = recovery
         self._left = False
         self._last_beat: float | None = None
         self._patient_until = 0.0
@@ -53,17 +64,23 @@ class Rescuer:
             await work.commit()
 
     async def rescue(self) -> None:
-        """Take over every orphan: all of them in one unit of work, which began only when the database was there."""
+        """Take over every orphan, some in each unit of work: so others who look at the same time get their share."""
+        while len(await self._rescue_some()) == RESCUED_AT_ONCE:
+            pass
+
+    async def _rescue_some(self) -> list[Lease]:
+        """The unit begins with a beat, so it began only when the database was there."""
         async with self._storage.write() as work:
             if not self._left:
                 await work.workers.beat(self._owner)
             self._beaten()
-            orphans = [] if self._is_patient() else await work.workers.orphans(LEASE_SECONDS)
+            orphans = [] if self._is_patient() else await work.workers.orphans(LEASE_SECONDS, RESCUED_AT_ONCE)
             for lease in orphans:
                 await self._take_over(work, lease)
             await work.commit()
         if orphans:
-            self._notifier.ring(QUEUE_TOPIC, *(reply_topic(lease.reply_id) for lease in orphans))
+            self._notifier.ring(QUEUE, *(reply_topic(lease.reply_id) for lease in orphans))
+        return orphans
 
     async def sweep(self, logs: datetime, deleted: datetime, keys: datetime) -> None:
         """Remove what has served its purpose: logs of replies that ended, conversations deleted, keys used before."""
@@ -83,21 +100,30 @@ class Rescuer:
         return asyncio.get_running_loop().time() < self._patient_until
 
     async def _take_over(self, work: UnitOfWork, lease: Lease) -> None:
-        """Nothing shown yet: ask again. Text shown: keep it, and say that it broke off, or was stopped."""
-        parts = fold(await work.log.after(lease.reply_id, 0, WHOLE_LOG))
-        if not parts and lease.rescues < MAX_RESCUES:
-            await work.workers.requeue(lease)
+        """Ask again, going on from what was shown; or keep that, and say that it broke off, or was stopped."""
+        log = await work.log.after(lease.reply_id, 0, WHOLE_LOG)
+        parts = fold(log)
+        spent = await self._spent(work, lease, log)
+        going_on = not parts or self._recovery is Recovery.CONTINUE
+        if going_on and lease.rescues < MAX_RESCUES and not lease.stop_requested:
+            await work.workers.requeue(lease, spent)
             return
-        text = "".join(part.text for part in parts)
-        tokens = await count_tokens(self._tokens, lease.settings.model or "", text)
         stopped = lease.stop_requested
         outcome = Outcome(
             ReplyStatus.STOPPED if stopped else ReplyStatus.FAILED,
             FinishReason.STOPPED_BY_USER if stopped else FinishReason.ERROR,
             error=None if stopped else INTERRUPTED,
-            usage=Usage(output_tokens=tokens, estimated=True),
-            requests=1,
-            token_count=tokens,
+            usage=spent.usage,
+            requests=spent.requests,
+            token_count=spent.token_count,
         )
         finished = LoggedEvent(lease.next_seq, lease.attempt, Finished(outcome.status))
-        await work.log.flush([FlushEntry(lease, (finished,), outcome, parts)])
+        await work.log.settle(FlushEntry(lease, (finished,), outcome, parts))
+
+    async def _spent(self, work: UnitOfWork, lease: Lease, log: Sequence[LoggedEvent]) -> HandOver:
+        """What the lost attempt cost, as far as its log can tell: nothing shown counts as nothing used."""
+        model = lease.settings.model or ""
+        written = await count_tokens(self._tokens, model, text_in(log, lease.attempt))
+        shown = await count_tokens(self._tokens, model, text_in(log))
+        asked = await self._prompter.input_tokens(work, lease) + shown - written if written else 0
+        return HandOver(Usage(asked, written, estimated=True), requests=1, token_count=shown)

@@ -1,20 +1,24 @@
 """Following a reply: read after a cursor, wait for the bell, until the terminal event.
 
 A reader holds nothing but its cursor. Live, late, resumed, in a second tab or on another process, it takes these same
-lines: the memory of the process that writes where that reaches, the log otherwise, a snapshot where neither can serve
-the cursor. A slow reader gets fewer, larger deltas. Nothing here knows transports.
+lines: the memory of the process that writes where that reaches, the relay's for what is written elsewhere, the log
+where a reader has to catch up, a snapshot where none of them can serve the cursor. A slow reader gets fewer, larger
+deltas. Nothing here knows transports.
 """
 
 import base64
 import binascii
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from domain.conversations import Message
 from domain.errors import NotFound
 from domain.events import Finished, LoggedEvent, PartAdded, Retrying, StatusChanged, TextDelta, joined
-from domain.journal import Journal, Tail, reply_topic
-from domain.ports import Notifier, Storage, Telemetry
+from domain.journal import Journal, Tail
+from domain.ports import Bell, Notifier, Storage, Telemetry
+from domain.relay import Followed, Relay
+from domain.topics import reply_topic
 
 POLL_SECONDS = 1.0
 READ_AT_ONCE = 1_000
@@ -60,10 +64,13 @@ def position_in(reply_id: str, cursor: str | None) -> int | None:
 
 
 class ReplyStream:
-    def __init__(self, storage: Storage, notifier: Notifier, journal: Journal, telemetry: Telemetry) -> None:
+    def __init__(
+        self, storage: Storage, notifier: Notifier, journal: Journal, relay: Relay, telemetry: Telemetry
+    ) -> None:
         self._storage = storage
         self._notifier = notifier
         self._journal = journal
+        self._relay = relay
         self._telemetry = telemetry
 
     async def follow(self, user_id: str, reply_id: str, after: str | None) -> AsyncGenerator[StreamedEvent, None]:
@@ -75,12 +82,12 @@ class ReplyStream:
             message = await work.messages.get(user_id, reply_id)
         if message is None or message.reply is None:
             raise NotFound("reply", reply_id, "replyId")
-        return self._follow(Reader(self._storage, self._journal, message, position_in(reply_id, after)))
+        return self._follow(Reader(self._storage, self._journal, self._relay, message, position_in(reply_id, after)))
 
     async def settled(self, reply_id: str, seconds: float) -> None:
-        """Wait until the reply has ended, at most so long: without asking the database while it is made here."""
+        """Wait until the reply has ended, at most so long: asking the database only when something has changed."""
+        deadline = self._journal.clock() + seconds
         async with self._notifier.listen(reply_topic(reply_id)) as bell:
-            deadline = self._journal.clock() + seconds
             while (remaining := deadline - self._journal.clock()) > 0:
                 async with self._storage.read() as work:
                     progress = await work.replies.progress(reply_id)
@@ -88,8 +95,16 @@ class ReplyStream:
                     return
                 if (tail := self._journal.tail(reply_id)) is not None:
                     await tail.wait_ended(remaining)
-                else:
-                    await bell.wait(min(POLL_SECONDS, remaining))
+                    continue
+                with self._relay.following(reply_id, progress.newest_seq) as elsewhere:
+                    await self._news_of_the_end(reply_id, elsewhere, bell, deadline)
+
+    async def _news_of_the_end(self, reply_id: str, elsewhere: Followed, bell: Bell, deadline: float) -> None:
+        """Until it may have ended, or is made here after all."""
+        while (remaining := deadline - self._journal.clock()) > 0:
+            if elsewhere.gone or elsewhere.window.finished or self._journal.tail(reply_id) is not None:
+                return
+            await bell.wait(min(POLL_SECONDS, remaining))
 
     async def _follow(self, reader: "Reader") -> AsyncGenerator[StreamedEvent, None]:
         self._telemetry.stream_opened()
@@ -102,27 +117,37 @@ class ReplyStream:
                     if not batch and not reader.ended:
                         await bell.wait(POLL_SECONDS)
         finally:
+            reader.close()
             self._telemetry.stream_closed()
 
 
 class Reader:
     """One reader's place in one log."""
 
-    def __init__(self, storage: Storage, journal: Journal, message: Message, position: int | None) -> None:
+    def __init__(
+        self, storage: Storage, journal: Journal, relay: Relay, message: Message, position: int | None
+    ) -> None:
         self.reply_id = message.id
         self.ended = False
         self._storage = storage
         self._journal = journal
+        self._relay = relay
         self._message = message
         self._position = position
         self._tail: Tail | None = None
+        self._elsewhere: Followed | None = None
+        self._leaving = ExitStack()
+
+    def close(self) -> None:
+        """Let go of what the relay keeps for this reader."""
+        self._leaving.close()
+        self._elsewhere = None
 
     async def more(self) -> list[StreamedEvent]:
         """What is new; empty when nothing is. Sets `ended` with the terminal event."""
         if self._position is None:
             return await self._snapshot(self._message)
-        self._tail = self._journal.tail(self.reply_id) or self._tail
-        events = self._tail.after(self._position) if self._tail is not None else None
+        events = self._in_memory(self._position)
         if events is None:
             events = await self._from_log(self._position)
         if events is None:
@@ -130,8 +155,26 @@ class Reader:
             return [] if message is None else await self._snapshot(message)
         return [await self._shown(logged) for logged in joined(events)]
 
+    def _in_memory(self, position: int) -> list[LoggedEvent] | None:
+        """From the tail where the reply is made here, else from the relay; None when neither can tell."""
+        self._tail = self._journal.tail(self.reply_id) or self._tail
+        if self._tail is not None:
+            self.close()
+            events = self._tail.after(position)
+            if events is None and self._tail.ended.is_set():
+                self._tail = None
+            return events
+        if self._elsewhere is not None and self._elsewhere.gone:
+            self.close()
+        return None if self._elsewhere is None else self._elsewhere.window.after(position)
+
     async def _from_log(self, position: int) -> list[LoggedEvent] | None:
-        """None when the log cannot go on from there: swept away, or a position that was never reached."""
+        """None when the log cannot go on from there: swept away, or a position that was never reached.
+
+        The relay listens first, so that it knows what is new after this.
+        """
+        if self._tail is None and self._elsewhere is None:
+            self._elsewhere = self._leaving.enter_context(self._relay.following(self.reply_id, position))
         async with self._storage.read() as work:
             progress = await work.replies.progress(self.reply_id)
             events = await work.log.after(self.reply_id, position, READ_AT_ONCE)

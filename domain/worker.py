@@ -13,16 +13,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from domain.generation import ReplyGenerator
-from domain.journal import Halt, Journal, reply_topic
-from domain.ports import Clock, Ids, Notifier, Storage, Telemetry, TokenCounter
-from domain.replies import Lease
-from domain.rescue import QUEUE_TOPIC, Rescuer
+from domain.journal import Halt, Journal
+from domain.ports import Clock, Notifier, Storage, Telemetry
+from domain.replies import Attempt, Lease
+from domain.rescue import Rescuer
+from domain.topics import QUEUE, STOP, reply_topic
 
 Result = TypeVar("Result")
-Attempt = tuple[str, int]
-"""A reply's id and the number of the attempt: one reply may be made twice by one process, one attempt after another."""
-
-STOP_TOPIC = "replies:stop"
 BEAT_SECONDS = 2.0
 POLL_SECONDS = 1.0
 JANITOR_SECONDS = 60.0
@@ -46,16 +43,17 @@ class ReplyWorker:
         notifier: Notifier,
         journal: Journal,
         generator: ReplyGenerator,
-        tokens: TokenCounter,
+        rescuer: Rescuer,
         clock: Clock,
-        ids: Ids,
         telemetry: Telemetry,
         retention: Retention,
         max_live: int,
+        owner: str,
     ) -> None:
-        self.owner = ids.new("work")
+        self.owner = owner
         self.draining = False
-        self.failed = False
+        self.failure = asyncio.Event()
+        """Set when the worker has failed: its process must be replaced."""
         self._storage = storage
         self._notifier = notifier
         self._journal = journal
@@ -64,20 +62,21 @@ class ReplyWorker:
         self._telemetry = telemetry
         self._retention = retention
         self._max_live = max_live
-        self._rescuer = Rescuer(storage, notifier, tokens, self.owner)
+        self._rescuer = rescuer
         self._making: dict[Attempt, asyncio.Task[None]] = {}
         self._claiming = asyncio.Lock()
         self._unsure = False
+        self._hurried = asyncio.Event()
 
     async def run(self) -> None:
         """Work until cancelled. On an embedded database every earlier lease is over: recovery begins at once.
 
-        Failures of the database are survived. Anything else that ends it sets `failed`: the process must be replaced.
+        Failures of the database are survived. Anything else that ends it sets `failure`.
         """
         try:
             await self._run()
         except Exception as error:
-            self.failed = True
+            self.failure.set()
             self._telemetry.work_failed(error)
 
     async def _run(self) -> None:
@@ -96,14 +95,14 @@ class ReplyWorker:
         return len(self._making)
 
     async def drain(self, grace_seconds: float) -> None:
-        """Claim nothing more, let live replies end for a while, then end the rest as interrupted, with their text."""
+        """Claim nothing more, let live replies end for a while, then hand the rest over; after that nothing is left."""
         self.draining = True
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS), self._claiming:
                 pass
         making = set(self._making.values())
         if making:
-            _, making = await asyncio.wait(making, timeout=grace_seconds)
+            making = await self._unless_hurried(making, grace_seconds)
         for tail in self._journal.live():
             tail.stop(Halt.SHUTDOWN)
         if making:
@@ -115,10 +114,23 @@ class ReplyWorker:
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self._tried(self._rescuer.leave())
 
+    def hurry(self) -> None:
+        """Let a drain wait no longer for replies to end."""
+        self._hurried.set()
+
+    async def _unless_hurried(self, making: set[asyncio.Task[None]], seconds: float) -> set[asyncio.Task[None]]:
+        """Those that have not ended after so long."""
+        everybody = asyncio.create_task(asyncio.wait(making))
+        hurried = asyncio.create_task(self._hurried.wait())
+        await asyncio.wait([everybody, hurried], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in (everybody, hurried):
+            waiting.cancel()
+        return {task for task in making if not task.done()}
+
     # ── claiming ──
 
     async def _claim_forever(self) -> None:
-        async with self._notifier.listen(QUEUE_TOPIC) as bell:
+        async with self._notifier.listen(QUEUE) as bell:
             while True:
                 claimed = await self._tried(self._claim())
                 if not claimed:
@@ -135,10 +147,9 @@ class ReplyWorker:
                 await work.commit()
             self._unsure = False
             for lease in leases:
-                attempt = (lease.reply_id, lease.attempt)
                 task = asyncio.create_task(self._make(lease), name=f"reply {lease.reply_id}")
-                self._making[attempt] = task
-                task.add_done_callback(partial(self._made, attempt))
+                self._making[lease.key] = task
+                task.add_done_callback(partial(self._made, lease.key))
         self._notifier.ring(*(reply_topic(lease.reply_id) for lease in leases))
         return len(leases)
 
@@ -151,11 +162,11 @@ class ReplyWorker:
             self._telemetry.reply_crashed(lease.reply_id, error)
         if not settled:
             self._journal.abandon(lease)
-            await self._tried(self._disown((lease.reply_id, lease.attempt)))
+            await self._tried(self._disown(lease.key))
 
     def _made(self, attempt: Attempt, _task: asyncio.Task[None]) -> None:
         self._making.pop(attempt, None)
-        self._notifier.ring(QUEUE_TOPIC)
+        self._notifier.ring(QUEUE)
 
     async def _disown(self, *attempts: Attempt) -> None:
         async with self._storage.write() as work:
@@ -166,7 +177,7 @@ class ReplyWorker:
     # ── what the database says of our replies: stopped, taken away, or ours without our knowing ──
 
     async def _compare_forever(self) -> None:
-        async with self._notifier.listen(STOP_TOPIC) as bell:
+        async with self._notifier.listen(STOP) as bell:
             while True:
                 await bell.wait(POLL_SECONDS)
                 if self._making or self._unsure:
@@ -182,10 +193,10 @@ class ReplyWorker:
             self._unsure = False
         for tail in tails:
             lease = tail.lease
-            if (lease.reply_id, lease.attempt) not in held and tail.outcome is None:
+            if lease.key not in held and tail.outcome is None:
                 self._journal.abandon(lease)
-                self._notifier.ring(reply_topic(lease.reply_id))
-            elif held.get((lease.reply_id, lease.attempt)):
+                self._notifier.ring_here(reply_topic(lease.reply_id))
+            elif held.get(lease.key):
                 tail.stop(Halt.STOP)
         if unknown:
             await self._disown(*unknown)

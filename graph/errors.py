@@ -11,6 +11,7 @@ import strawberry
 from graphql import GraphQLError
 
 from domain import errors as domain
+from graph.messages import Message
 
 strawberry.enum(domain.ErrorCode)
 Unexpected = Callable[[str, BaseException], None]
@@ -37,6 +38,11 @@ class NotFoundError(UserError):
     id: strawberry.ID | None
 
 
+@strawberry.type(description="With `onBusy: REJECT`: a reply on the path of the message is still being made.")
+class ReplyInProgressError(UserError):
+    reply: Message
+
+
 @strawberry.type(description="The idempotency key was used before with other content.")
 class ConflictError(UserError):
     pass
@@ -53,11 +59,18 @@ class UnavailableError(UserError):
     pass
 
 
-ERROR_TYPES = (InvalidInputError, NotFoundError, ConflictError, ContextTooLongError, UnavailableError)
+ERROR_TYPES = (
+    InvalidInputError,
+    NotFoundError,
+    ReplyInProgressError,
+    ConflictError,
+    ContextTooLongError,
+    UnavailableError,
+)
 
 
 def user_error(error: domain.DomainError) -> UserError:
-    code, message, path = error.code, error.message, ["input", *error.path]
+    code, message, path = error.code, error.message, _path(error)
     match error:
         case domain.NotFound():
             return NotFoundError(code=code, message=message, path=path, id=strawberry.ID(error.id))
@@ -71,6 +84,14 @@ def user_error(error: domain.DomainError) -> UserError:
             return UnavailableError(code=code, message=message, path=path)
         case _:
             return InvalidInputError(code=code, message=message, path=path)
+
+
+def reply_in_progress(error: domain.ReplyInProgress, reply: Message) -> UserError:
+    return ReplyInProgressError(code=error.code, message=error.message, path=_path(error), reply=reply)
+
+
+def _path(error: domain.DomainError) -> list[str]:
+    return ["input", *error.path]
 
 
 def masked(error: GraphQLError, unexpected: Unexpected) -> GraphQLError:

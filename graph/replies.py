@@ -3,16 +3,22 @@
 import strawberry
 from strawberry.scalars import JSON
 
-from domain.errors import DomainError, InvalidInput
-from domain.inputs import EditMessage, RegenerateReply, SendMessage
+from domain.errors import DomainError, InvalidInput, NotFound, ReplyInProgress
+from domain.inputs import EditMessage, OnBusy, RegenerateReply, SendMessage
 from domain.reply_service import Sent
 from graph.context import Context, Info
 from graph.conversations import Conversation, MutationPayload, SeedMessageInput, metadata_from, seeds_from
-from graph.errors import user_error
+from graph.errors import UserError, reply_in_progress, user_error
 from graph.messages import Message
 from graph.models import GenerationSettingsInput, settings_from
 
 MAX_WAIT_MS = 60_000
+
+strawberry.enum(
+    OnBusy,
+    description="QUEUE: the new reply waits, visibly QUEUED. REJECT: nothing is stored, see ReplyInProgressError. "
+    "INTERRUPT: the replies that are being made stop and keep their text, and the new one comes next.",
+)
 
 
 @strawberry.input
@@ -30,6 +36,9 @@ class SendMessageInput:
         default=None, description="Message to answer; the end of the chosen path when left out."
     )
     settings: GenerationSettingsInput | None = strawberry.field(default=None, description="For this reply only.")
+    on_busy: OnBusy = strawberry.field(
+        default=OnBusy.QUEUE, description="What to do when a reply on this path is still being made."
+    )
     wait_ms: int | None = strawberry.field(
         default=0,
         description="Wait up to this long (at most 60,000) for the reply to end before answering, so that one plain "
@@ -97,6 +106,7 @@ class ReplyMutation:
                 parent_id=input.parent_id,
                 history=seeds_from(input.history),
                 settings=settings_from(input.settings),
+                on_busy=input.on_busy,
                 metadata=metadata_from(input.metadata),
                 idempotency_key=input.idempotency_key,
             )
@@ -105,6 +115,8 @@ class ReplyMutation:
             if wait_ms:
                 await context.services.stream.settled(sent.reply_id, wait_ms / 1000)
             return await _sent(context, sent)
+        except ReplyInProgress as error:
+            return SendMessagePayload(errors=[await _in_progress(context, error)])
         except DomainError as error:
             return SendMessagePayload(errors=[user_error(error)])
 
@@ -159,3 +171,11 @@ async def _sent(context: Context, sent: Sent) -> SendMessagePayload:
         replayed=sent.replayed,
         errors=[],
     )
+
+
+async def _in_progress(context: Context, error: ReplyInProgress) -> UserError:
+    try:
+        reply = await context.services.conversations.message(context.user_id, error.reply_id)
+    except NotFound as gone:
+        return user_error(gone)
+    return reply_in_progress(error, Message.of(reply))

@@ -62,6 +62,11 @@ class Connection:
         """A call goes on that a cancelled task has left behind."""
         return self._call is not None and not self._call.done()
 
+    async def discard(self) -> None:
+        """Take no chances with this connection: it is closed for good. Never raises."""
+        with suppress(*DRIVER_ERRORS):
+            await self._connection.invalidate()
+
     async def close(self) -> None:
         """When the last call has ended, roll back what is not committed, and give the connection back. Never raises."""
         if self._call is not None:

@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from domain.errors import Unavailable
+from domain.errors import StorageError, Unavailable
 from persistence.connection import DRIVER_ERRORS, Connection
 
 DRIVERS = {
@@ -92,14 +92,20 @@ class Database:
         else:
             self._writer = _postgresql(self.url, statement_seconds, pool_size=pool_size, pool_timeout=pool_seconds)
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._alone = self._writer.execution_options(isolation_level="AUTOCOMMIT")
 
     @property
     def file(self) -> Path | None:
         """The SQLite file, if it is one."""
         return Path(self.url.database) if self.is_sqlite and self.url.database else None
 
-    def connect(self, *, writing: bool) -> AbstractAsyncContextManager[Connection]:
-        """One transaction, rolled back unless committed. Raises Unavailable before work, StorageError in it."""
+    def connect(self, *, writing: bool, alone: bool = False) -> AbstractAsyncContextManager[Connection]:
+        """One transaction, rolled back unless committed. Raises Unavailable before work, StorageError in it.
+
+        `alone` promises that it is one statement: a server then commits it in the same round trip.
+        """
+        if alone and not self.is_sqlite:
+            return self._statement()
         return self._transaction(self._writer if writing else self._reader)
 
     @asynccontextmanager
@@ -133,6 +139,16 @@ class Database:
             yield connection
         finally:
             await self._give_back(connection)
+
+    @asynccontextmanager
+    async def _statement(self) -> AsyncIterator[Connection]:
+        """After an error the driver may leave the server in the middle of a transaction that it knows nothing of."""
+        async with self._transaction(self._alone) as connection:
+            try:
+                yield connection
+            except StorageError:
+                await connection.discard()
+                raise
 
     async def _give_back(self, connection: Connection) -> None:
         """Whoever was cancelled in a call does not wait for its end: the connection comes back by itself."""

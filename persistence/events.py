@@ -88,14 +88,20 @@ async def append_events(connection: Connection, rows: Sequence[EventRow]) -> Non
     if connection.is_sqlite:
         await connection.execute(connection.insert(reply_events).on_conflict_do_nothing(), rows)
     else:
-        columns = {column.name: [row[column.name] for row in rows] for column in reply_events.c}
-        await connection.execute(_APPEND_ARRAYS, columns)
+        await connection.execute(_APPEND_ARRAYS, arrays_of(rows))
+
+
+EVENT_ARRAYS = [bindparam(column.name, type_=ARRAY(column.type)) for column in reply_events.c]
+"""Each column of many events as one array, for PostgreSQL's unnest."""
+
+
+def arrays_of(rows: Sequence[EventRow]) -> dict[str, list[Any]]:
+    return {column.name: [row[column.name] for row in rows] for column in reply_events.c}
 
 
 def _append_arrays() -> postgresql.Insert:
-    """One statement for any number of rows: each column comes as an array."""
-    arrays = [bindparam(column.name, type_=ARRAY(column.type)) for column in reply_events.c]
-    rows = func.unnest(*arrays).table_valued(*(column.name for column in reply_events.c)).render_derived()
+    """One statement for any number of rows."""
+    rows = func.unnest(*EVENT_ARRAYS).table_valued(*(column.name for column in reply_events.c)).render_derived()
     insert = postgresql.insert(reply_events).from_select(list(reply_events.c), select(*rows.c))
     return insert.on_conflict_do_nothing()
 

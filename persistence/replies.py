@@ -1,22 +1,20 @@
 """Replies: rows <-> values, queueing, claiming and stopping. Locks: see `persistence/conversations.py`."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, func, insert, literal, or_, select, update
 
 from domain.errors import ReplyErrorCode
-from domain.events import Finished, LoggedEvent, StatusChanged
+from domain.events import LoggedEvent, StatusChanged
 from domain.ports import Clock
-from domain.replies import MOVES, FinishReason, Held, Lease, Outcome, Progress, Reply, ReplyError, ReplyStatus, Usage
+from domain.replies import MOVES, FinishReason, Held, Lease, Progress, Reply, ReplyError, ReplyStatus, Usage
 from persistence.connection import AnyRow, Connection
 from persistence.conversations import hold, settings_from_json, settings_to_json
+from persistence.endings import LIVE, stop_in_queue
 from persistence.events import append_events, event_to_row, last_numbers
-from persistence.streaming import LIVE, settled
-from persistence.tables import Instant, conversations, messages, replies, reply_attempts, reply_events
+from persistence.tables import Instant, conversations, messages, replies, reply_attempts, reply_events, workers
 
-STOPPED_IN_QUEUE = Outcome(ReplyStatus.STOPPED, FinishReason.STOPPED_BY_USER)
 _PLAIN = (
     *("id", "conversation_id", "instruction", "behind_id", "attempt", "rescues", "requests", "stop_requested"),
     *("queued_at", "started_at", "first_token_at", "finished_at"),
@@ -71,19 +69,6 @@ async def usage_of(connection: Connection, reply_ids: Sequence[str]) -> dict[str
     return total
 
 
-async def stop_in_queue(connection: Connection, row: AnyRow, at: datetime) -> None:
-    """Settle a reply that waits; those that waited for it now wait for what it waited for.
-
-    Its conversation must be held: else a reply that is being added would wait for this one and so for nothing.
-    """
-    seq = (await last_numbers(connection, [row.id])).get(row.id, 0) + 1
-    finished = LoggedEvent(seq, row.attempt, Finished(ReplyStatus.STOPPED))
-    await append_events(connection, [event_to_row(row.id, finished)])
-    values = settled(STOPPED_IN_QUEUE, at, seq)
-    await connection.execute(update(replies).where(_is(row.id)).values(stop_requested=True, **values))
-    await connection.execute(update(replies).where(replies.c.behind_id == row.id).values(behind_id=row.behind_id))
-
-
 class SqlReplies:
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
@@ -120,13 +105,13 @@ class SqlReplies:
         row = (await self._connection.execute(query.where(_is(reply_id)))).one_or_none()
         return None if row is None else Progress(ReplyStatus(row.status), row.seq)
 
-    async def waits_for(self, parent_id: str | None) -> str | None:
+    async def unsettled_above(self, parent_id: str | None) -> list[str]:
         if parent_id is None:
-            return None
-        row = (await self._connection.execute(_NEAREST_REPLY, {"message_id": parent_id})).first()
-        if row is None:
-            return None
-        return str(row.id) if row.status in LIVE else row.behind_id
+            return []
+        return list((await self._connection.execute(_UNSETTLED_ABOVE, {"message_id": parent_id})).scalars())
+
+    async def waits_for(self, parent_id: str | None) -> str | None:
+        return next(iter(await self.unsettled_above(parent_id)), None)
 
     async def request_stop(self, reply_id: str) -> ReplyStatus | None:
         conversation = select(replies.c.conversation_id).where(_is(reply_id)).scalar_subquery()
@@ -143,7 +128,9 @@ class SqlReplies:
         return status
 
     async def claim(self, owner: str, limit: int) -> list[Lease]:
-        query = _claimable().limit(limit).with_for_update(key_share=True, skip_locked=True, of=replies)
+        beating = select(literal(1)).where(workers.c.id == owner).exists()
+        query = _claimable().where(beating).limit(limit)
+        query = query.with_for_update(key_share=True, skip_locked=True, of=replies)
         rows = (await self._connection.execute(query)).all()
         if not rows:
             return []
@@ -186,17 +173,25 @@ def _claimable() -> Select[*tuple[Any, ...]]:
     )
 
 
-def _nearest_reply() -> Select[*tuple[Any, ...]]:
-    """The first reply on the way from the message `message_id` up to its root."""
+def _unsettled_above() -> Select[*tuple[Any, ...]]:
+    """From the message `message_id` up to the first reply, then from each reply to the one that it waited for.
+
+    No other can be unsettled: a reply is claimed, and then waits for nobody, when all above it are settled.
+    """
     at = messages.outerjoin(replies, replies.c.id == messages.c.id)
     here = select(messages.c.parent_id, replies.c.id.label("reply_id"))
     walk = here.select_from(at).where(messages.c.id == bindparam("message_id")).cte("walk", recursive=True)
     above = at.join(walk, messages.c.id == walk.c.parent_id)
     walk = walk.union_all(here.select_from(above).where(walk.c.reply_id.is_(None)))
-    return select(replies.c.id, replies.c.status, replies.c.behind_id).join(walk, walk.c.reply_id == replies.c.id)
+    made = select(replies.c.id, replies.c.status, replies.c.behind_id)
+    nearest = made.add_columns(literal(0).label("steps")).join(walk, walk.c.reply_id == replies.c.id)
+    chain = nearest.cte("chain", recursive=True)
+    ahead = made.add_columns(chain.c.steps + 1).join(chain, replies.c.id == chain.c.behind_id)
+    chain = chain.union_all(ahead)
+    return select(chain.c.id).where(chain.c.status.in_(LIVE)).order_by(chain.c.steps)
 
 
-_NEAREST_REPLY = _nearest_reply()
+_UNSETTLED_ABOVE = _unsettled_above()
 
 
 def _is(reply_id: str) -> ColumnElement[bool]:

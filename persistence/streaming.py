@@ -1,26 +1,28 @@
-"""The reply log: fenced append, settling, reading after a cursor.
+"""The reply log: fenced append, reading after a cursor.
 
-The append is the fence: the statement that checks the leases locks the reply rows (in the order of their ids) until
-the transaction ends, so no takeover commits beside it. Nothing here knows who reads.
+The append is the fence: the statement that appends also locks the heartbeat of the owner until the transaction ends. A
+takeover removes that heartbeat first, so it waits for a flush under way, and a flush after it stores nothing. Nothing
+here knows who reads.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import ARRAY, Integer, and_, bindparam, delete, func, lateral, or_, select, true, update
+from sqlalchemy.dialects import postgresql
 
-from domain.events import LoggedEvent
-from domain.ports import Clock, FlushEntry, FlushResult
-from domain.replies import Lease, Outcome, ReplyStatus, Usage
+from domain.conversations import MessagePart
+from domain.events import LoggedEvent, PartAdded, TextDelta
+from domain.ports import Clock, FlushEntry, FlushReport
+from domain.replies import Attempt, Outcome, ReplyStatus
 from persistence.connection import AnyRow, Connection
 from persistence.conversations import hold
-from persistence.events import append_events, event_from, event_to_row, parts_to_json
-from persistence.tables import conversations, messages, replies, reply_attempts, reply_events
+from persistence.endings import Ending, end_attempts
+from persistence.events import EVENT_ARRAYS, append_events, arrays_of, event_from, event_to_row
+from persistence.tables import Id, conversations, replies, reply_events, workers
 
-LIVE = (ReplyStatus.QUEUED.value, ReplyStatus.STREAMING.value)
 SWEPT_AT_ONCE = 10_000
-LOST = FlushResult(mine=False, stop_requested=False)
 
 
 class SqlLog:
@@ -28,23 +30,30 @@ class SqlLog:
         self._connection = connection
         self._clock = clock
 
-    async def flush(self, entries: Sequence[FlushEntry]) -> list[FlushResult]:
-        found = await self._lock(entries)
-        results = [_verdict(entry, found.get(entry.lease.reply_id)) for entry in entries]
-        live = [
-            entry
-            for entry, result in zip(entries, results, strict=True)
-            if result.mine and found[entry.lease.reply_id].last_seq is None
-        ]
-        rows = [event_to_row(entry.lease.reply_id, logged) for entry in live for logged in entry.events]
-        await append_events(self._connection, rows)
-        await self._settle([(entry, entry.outcome) for entry in live if entry.outcome is not None])
-        return results
+    # ── writing ──
 
-    async def after(self, reply_id: str, seq: int, limit: int) -> list[LoggedEvent]:
-        query = select(reply_events).where(reply_events.c.reply_id == reply_id, reply_events.c.seq > seq)
-        rows = (await self._connection.execute(query.order_by(reply_events.c.seq).limit(limit))).all()
-        return [event_from(row) for row in rows]
+    async def flush(self, owner: str, entries: Sequence[FlushEntry]) -> FlushReport:
+        """See Storage.flush. One statement, unless attempts end in it."""
+        endings: list[Ending] = [(entry, entry.outcome) for entry in entries if entry.outcome is not None]
+        ended = await self._hold(endings)
+        mine = await self._append(owner, entries)
+        now_ending = [(entry, outcome) for entry, outcome in endings if entry.lease.key in mine]
+        await end_attempts(self._connection, now_ending, self._clock.now())
+        return FlushReport(
+            tuple(entry.lease.key in mine or _ended_by(entry, ended.get(entry.lease.reply_id)) for entry in entries),
+            frozenset(key for key, stop_requested in mine.items() if stop_requested),
+        )
+
+    async def settle(self, entry: FlushEntry) -> None:
+        assert isinstance(entry.outcome, Outcome)
+        await append_events(self._connection, [event_to_row(entry.lease.reply_id, e) for e in entry.events])
+        await end_attempts(self._connection, [(entry, entry.outcome)], self._clock.now())
+
+    async def begin(self, reply_id: str, parts: Sequence[MessagePart]) -> None:
+        pairs = [(PartAdded(part.index, part.kind), TextDelta(part.index, part.text)) for part in parts]
+        begun = [event for pair in pairs for event in pair]
+        rows = [event_to_row(reply_id, LoggedEvent(seq, 0, event)) for seq, event in enumerate(begun, 1)]
+        await append_events(self._connection, rows)
 
     async def sweep(self, finished_before: datetime) -> int:
         ended = select(replies.c.id).where(~replies.c.swept, replies.c.finished_at < finished_before)
@@ -57,106 +66,97 @@ class SqlLog:
         theirs = self._connection.among(reply_events.c.reply_id, ids)
         return (await self._connection.execute(delete(reply_events).where(theirs))).rowcount
 
-    async def _lock(self, entries: Sequence[FlushEntry]) -> Mapping[str, AnyRow]:
-        """The reply rows, locked; before them the conversations of those that end."""
-        ending = {entry.lease.conversation_id for entry in entries if entry.outcome is not None}
-        if ending:
-            await hold(self._connection, self._connection.among(conversations.c.id, sorted(ending)))
-        ids = [entry.lease.reply_id for entry in entries]
+    async def _hold(self, endings: Sequence[Ending]) -> Mapping[str, AnyRow]:
+        """Lock the replies that end, after their conversations, and say how they stand."""
+        if not endings:
+            return {}
+        theirs = sorted({entry.lease.conversation_id for entry, _ in endings})
+        await hold(self._connection, self._connection.among(conversations.c.id, theirs))
+        ids = [entry.lease.reply_id for entry, _ in endings]
         query = select(*_CHECKED).where(self._connection.among(replies.c.id, ids)).order_by(replies.c.id)
         rows = (await self._connection.execute(query.with_for_update(key_share=True))).all()
         return {row.id: row for row in rows}
 
-    async def _settle(self, ended: Sequence[tuple[FlushEntry, Outcome]]) -> None:
-        if not ended:
-            return
-        at, execute = self._clock.now(), self._connection.execute
-        await execute(insert(reply_attempts), [usage_row(entry.lease, outcome.usage, at) for entry, outcome in ended])
-        await execute(_FOLD, [_message(entry, outcome) for entry, outcome in ended])
-        await execute(_END, [_reply(entry, outcome, at) for entry, outcome in ended])
-        touched = sorted({entry.lease.conversation_id for entry, _ in ended})
-        which = self._connection.among(conversations.c.id, touched)
-        await execute(update(conversations).where(which).values(last_activity_at=at, updated_at=at))
+    async def _append(self, owner: str, entries: Sequence[FlushEntry]) -> dict[Attempt, bool]:
+        """Append what the owner may; the leases that it has, and whether somebody wants each stopped."""
+        rows = [event_to_row(entry.lease.reply_id, logged) for entry in entries for logged in entry.events]
+        if self._connection.is_sqlite:
+            held = (await self._connection.execute(_HELD, {"owner": owner})).all()
+            leases = {(row.id, row.attempt) for row in held}
+            await append_events(self._connection, [r for r in rows if (r["reply_id"], r["attempt"]) in leases])
+        else:
+            held = (await self._connection.execute(_FENCED_APPEND, {"owner": owner, **arrays_of(rows)})).all()
+        return {(row.id, row.attempt): row.stop_requested for row in held}
+
+    # ── reading ──
+
+    async def after(self, reply_id: str, seq: int, limit: int) -> list[LoggedEvent]:
+        query = select(reply_events).where(reply_events.c.reply_id == reply_id, reply_events.c.seq > seq)
+        rows = (await self._connection.execute(query.order_by(reply_events.c.seq).limit(limit))).all()
+        return [event_from(row) for row in rows]
+
+    async def news(self, positions: Mapping[str, int], limit: int) -> dict[str, list[LoggedEvent]]:
+        found: dict[str, list[LoggedEvent]] = {}
+        for row in await self._news(positions, limit):
+            events = found.setdefault(row.id, [])
+            if row.seq is not None:
+                events.append(event_from(row))
+        return found
+
+    async def _news(self, positions: Mapping[str, int], limit: int) -> Sequence[AnyRow]:
+        ids = list(positions)
+        if self._connection.is_sqlite:
+            further = [and_(reply_events.c.reply_id == i, reply_events.c.seq > seq) for i, seq in positions.items()]
+            joined = replies.outerjoin(reply_events, and_(reply_events.c.reply_id == replies.c.id, or_(*further)))
+            query = select(replies.c.id, *_EVENT).select_from(joined).where(replies.c.id.in_(ids), ~replies.c.swept)
+            return (await self._connection.execute(query.order_by(replies.c.id, reply_events.c.seq))).all()
+        values = {"ids": ids, "seqs": list(positions.values()), "most": limit}
+        return (await self._connection.execute(_NEWS, values)).all()
 
 
 _CHECKED = (
     *(replies.c.id, replies.c.attempt, replies.c.stop_requested),
     *(replies.c.status, replies.c.finish_reason, replies.c.error_code, replies.c.last_seq),
 )
-_FOLD = (
-    update(messages)
-    .where(messages.c.id == bindparam("message_id"))
-    .values(parts=bindparam("folded"), token_count=bindparam("tokens"))
-)
-_END = (
-    update(replies)
-    .where(replies.c.id == bindparam("reply_id"))
-    .values(requests=replies.c.requests + bindparam("asked"))
-)
+_EVENT = tuple(column for column in reply_events.c if column.name != "reply_id")
 
 
-def settled(outcome: Outcome, at: datetime, last_seq: int) -> dict[str, Any]:
-    """The columns of a reply that say that it has ended, and how."""
-    error = outcome.error
-    return {
-        "status": outcome.status.value,
-        "finish_reason": outcome.finish_reason.value,
-        "error_code": error.code.value if error else None,
-        "error_message": error.message if error else None,
-        "error_retryable": error.retryable if error else None,
-        "error_retry_after_ms": error.retry_after_ms if error else None,
-        "finished_at": at,
-        "last_seq": last_seq,
-        "owner": None,
-    }
+def _held() -> Any:  # noqa: ANN401  a statement
+    """The leases of an owner who beats; the lock on the heartbeat is what a takeover waits for."""
+    beating = select(workers.c.id).where(workers.c.id == bindparam("owner", type_=Id))
+    beats = beating.with_for_update(read=True, key_share=True).cte("beats")
+    ours = and_(replies.c.owner == beats.c.id, replies.c.status == ReplyStatus.STREAMING.value)
+    return select(replies.c.id, replies.c.attempt, replies.c.stop_requested).join(beats, ours)
 
 
-def _reply(entry: FlushEntry, outcome: Outcome, at: datetime) -> dict[str, Any]:
-    return {
-        "reply_id": entry.lease.reply_id,
-        "asked": outcome.requests,
-        "first_token_at": outcome.first_token_at,
-        "response_model": outcome.response_model,
-        "completion_id": outcome.completion_id,
-        "request_id": outcome.request_id,
-        **settled(outcome, at, entry.events[-1].seq),
-    }
+def _fenced_append() -> Any:  # noqa: ANN401  a statement
+    """Lock, fence, append and the stop flags in one round trip, for any number of rows: each column is an array."""
+    mine = _held().cte("mine")
+    rows = func.unnest(*EVENT_ARRAYS).table_valued(*(column.name for column in reply_events.c)).render_derived()
+    allowed = select(*rows.c).join(mine, and_(mine.c.id == rows.c.reply_id, mine.c.attempt == rows.c.attempt))
+    append = postgresql.insert(reply_events).from_select(list(reply_events.c), allowed).on_conflict_do_nothing()
+    return select(mine).add_cte(append.cte("appended"))
 
 
-def _message(entry: FlushEntry, outcome: Outcome) -> dict[str, Any]:
-    return {
-        "message_id": entry.lease.reply_id,
-        "folded": parts_to_json(entry.parts),
-        "tokens": outcome.token_count,
-    }
+def _news() -> Any:  # noqa: ANN401  a statement
+    arrays = bindparam("ids", type_=ARRAY(Id)), bindparam("seqs", type_=ARRAY(Integer))
+    asked = func.unnest(*arrays).table_valued("id", "seq", name="asked").render_derived()
+    theirs = select(*_EVENT).where(reply_events.c.reply_id == asked.c.id, reply_events.c.seq > asked.c.seq)
+    further = lateral(theirs.order_by(reply_events.c.seq).limit(bindparam("most")), "further")
+    known = asked.join(replies, replies.c.id == asked.c.id).outerjoin(further, true())
+    query = select(replies.c.id, *further.c).select_from(known).where(~replies.c.swept)
+    return query.order_by(replies.c.id, further.c.seq)
 
 
-def usage_row(lease: Lease, usage: Usage, at: datetime) -> dict[str, Any]:
-    """The row of `reply_attempts` for an attempt that ended, however it did."""
-    return {
-        "reply_id": lease.reply_id,
-        "attempt": lease.attempt,
-        "ended_at": at,
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cached_input_tokens": usage.cached_input_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "estimated": usage.estimated,
-    }
+_HELD = _held()
+_FENCED_APPEND = _fenced_append()
+_NEWS = _news()
 
 
-def _verdict(entry: FlushEntry, row: AnyRow | None) -> FlushResult:
-    """A settled reply is still mine when it was this very entry, sent before, that settled it."""
-    if row is None or row.attempt != entry.lease.attempt:
-        return LOST
-    if row.status != ReplyStatus.STREAMING.value and not _settled_by(entry, row):
-        return LOST
-    return FlushResult(mine=True, stop_requested=row.stop_requested)
-
-
-def _settled_by(entry: FlushEntry, row: AnyRow) -> bool:
+def _ended_by(entry: FlushEntry, row: AnyRow | None) -> bool:
+    """Whether it was this very entry, sent before, that ended the attempt."""
     outcome = entry.outcome
-    if outcome is None:
+    if row is None or row.attempt != entry.lease.attempt or not isinstance(outcome, Outcome):
         return False
     error = None if outcome.error is None else outcome.error.code.value
     meant = (outcome.status.value, outcome.finish_reason.value, error, entry.events[-1].seq)

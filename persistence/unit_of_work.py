@@ -1,11 +1,11 @@
 """One transaction with its repositories; what was not committed is rolled back."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from sqlalchemy import select
 
-from domain.ports import Clock
+from domain.ports import Clock, FlushEntry, FlushReport
 from persistence.accounts import SqlUsers
 from persistence.connection import Connection
 from persistence.conversations import SqlConversations
@@ -39,6 +39,14 @@ class SqlStorage:
         self._database = database
         self._clock = clock
         self.embedded = database.is_sqlite
+
+    async def flush(self, owner: str, entries: Sequence[FlushEntry]) -> FlushReport:
+        """A flush in which nothing ends is one statement, so it commits by itself: one round trip."""
+        alone = all(entry.outcome is None for entry in entries)
+        async with self._database.connect(writing=True, alone=alone) as connection:
+            report = await SqlLog(connection, self._clock).flush(owner, entries)
+            await connection.commit()
+        return report
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[SqlUnitOfWork]:

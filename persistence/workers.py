@@ -2,16 +2,16 @@
 
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, update
+from sqlalchemy import and_, delete, func, select, update
 
-from domain.events import LoggedEvent, StatusChanged
+from domain.events import LoggedEvent, ReplyEvent, Retrying, StatusChanged
 from domain.ports import Clock
-from domain.replies import Lease, ReplyStatus, Usage
+from domain.replies import HandOver, Lease, ReplyStatus
 from persistence.connection import Connection
-from persistence.events import append_events, event_to_row, last_numbers
-from persistence.replies import lease_from, stop_in_queue
-from persistence.streaming import usage_row
-from persistence.tables import conversations, replies, reply_attempts, workers
+from persistence.endings import put_back
+from persistence.events import last_numbers
+from persistence.replies import lease_from
+from persistence.tables import conversations, replies, workers
 
 
 class SqlWorkers:
@@ -31,50 +31,39 @@ class SqlWorkers:
     async def forget_all(self) -> None:
         await self._connection.execute(delete(workers))
 
-    async def orphans(self, lease_seconds: float) -> list[Lease]:
+    async def orphans(self, lease_seconds: float, limit: int) -> list[Lease]:
         """They and their conversations stay locked, so that nobody writes on while they are looked at.
 
-        What others have locked is left for the next round: so this unit never waits, and nobody waits in a circle.
+        What others have locked is left for the next round: so this unit never waits, and nobody waits in a circle. A
+        heartbeat that is locked belongs to a flush under way.
         """
-        dead = workers.c.beat_at < self._connection.now(timedelta(seconds=lease_seconds))
+        await self._bury(timedelta(seconds=lease_seconds))
         query = (
             select(replies)
             .join(conversations, conversations.c.id == replies.c.conversation_id)
             .outerjoin(workers, workers.c.id == replies.c.owner)
-            .where(replies.c.status == ReplyStatus.STREAMING.value, or_(workers.c.id.is_(None), dead))
+            .where(replies.c.status == ReplyStatus.STREAMING.value, workers.c.id.is_(None))
             .order_by(replies.c.id)
+            .limit(limit)
             .with_for_update(key_share=True, skip_locked=True, of=[replies, conversations])
         )
         rows = (await self._connection.execute(query)).all()
         newest = await last_numbers(self._connection, [row.id for row in rows]) if rows else {}
         return [lease_from(row, row.attempt, row.owner or "", newest.get(row.id, 0) + 1) for row in rows]
 
+    async def _bury(self, lease: timedelta) -> None:
+        silent = workers.c.beat_at < self._connection.now(lease)
+        if not self._connection.is_sqlite:
+            silent = and_(silent, func.pg_postmaster_start_time() < self._connection.now(lease))
+        found = select(workers.c.id).where(silent).with_for_update(skip_locked=True)
+        await self._connection.execute(delete(workers).where(workers.c.id.in_(found)))
+
     async def disown(self, reply_id: str, attempt: int) -> None:
-        await self._connection.execute(update(replies).where(_holds(reply_id, attempt)).values(owner=None))
+        streaming = replies.c.status == ReplyStatus.STREAMING.value
+        lease = and_(replies.c.id == reply_id, replies.c.attempt == attempt, streaming)
+        await self._connection.execute(update(replies).where(lease).values(owner=None))
 
-    async def requeue(self, lease: Lease) -> None:
-        put_back = (
-            update(replies)
-            .where(_holds(lease.reply_id, lease.attempt))
-            .values(
-                status=ReplyStatus.QUEUED.value,
-                owner=None,
-                rescues=replies.c.rescues + 1,
-                requests=replies.c.requests + 1,
-            )
-            .returning(replies)
-        )
-        row = (await self._connection.execute(put_back)).one_or_none()
-        if row is None:
-            return
-        spent = usage_row(lease, Usage(estimated=True), self._clock.now())
-        await self._connection.execute(insert(reply_attempts).values(spent))
-        change = LoggedEvent(lease.next_seq, lease.attempt, StatusChanged(ReplyStatus.QUEUED))
-        await append_events(self._connection, [event_to_row(lease.reply_id, change)])
-        if row.stop_requested:
-            await stop_in_queue(self._connection, row, self._clock.now())
-
-
-def _holds(reply_id: str, attempt: int) -> ColumnElement[bool]:
-    streaming = replies.c.status == ReplyStatus.STREAMING.value
-    return and_(replies.c.id == reply_id, replies.c.attempt == attempt, streaming)
+    async def requeue(self, lease: Lease, ended: HandOver) -> None:
+        events: list[ReplyEvent] = [StatusChanged(ReplyStatus.QUEUED), Retrying(lease.attempt + 1, 0)]
+        logged = [LoggedEvent(lease.next_seq + n, lease.attempt, event) for n, event in enumerate(events)]
+        await put_back(self._connection, lease, ended, self._clock.now(), logged)

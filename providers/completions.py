@@ -9,6 +9,7 @@ their other half) becomes U+FFFD. A surrogate pair split over two frames is put 
 
 import json
 import re
+from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
@@ -37,14 +38,30 @@ _ROLES = {Role.SYSTEM: "system", Role.USER: "user", Role.ASSISTANT: "assistant"}
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _HIGH_SURROGATES = ("\ud800", "\udbff")
 
+_GO_ON = (
+    "Your last message was cut off. Continue it exactly where it stopped, even in the middle of a word, in the same "
+    "language and format. Do not repeat any of it, do not comment on it and do not begin anew."
+)
 
-def request_body(request: ChatRequest, *, ask_usage: bool) -> dict[str, Any]:
+
+class Continuation(StrEnum):
+    """How an endpoint is asked to go on with an unfinished answer.
+
+    PREFILL: it continues the last message if that is an assistant's. INSTRUCT: a user's message asks it to. Either way
+    the unfinished text may come again first: llama.cpp does so in a whole completion, but not in a stream.
+    """
+
+    PREFILL = "prefill"
+    INSTRUCT = "instruct"
+
+
+def request_body(request: ChatRequest, *, ask_usage: bool, continuation: Continuation) -> dict[str, Any]:
     """The body of a streamed completion; parameters that are None are left out."""
     params = request.params
     limit = "max_completion_tokens" if _COMPLETION_TOKENS.match(_family(request.model)) else "max_tokens"
     body = {
         "model": request.model,
-        "messages": [_message(message) for message in request.messages],
+        "messages": [_message(message) for message in (*request.messages, *_going_on(request, continuation))],
         "stream": True,
         "stream_options": {"include_usage": True} if ask_usage else None,
         "temperature": params.temperature,
@@ -54,6 +71,15 @@ def request_body(request: ChatRequest, *, ask_usage: bool) -> dict[str, Any]:
         "seed": params.seed,
     }
     return {name: value for name, value in body.items() if value is not None}
+
+
+def _going_on(request: ChatRequest, continuation: Continuation) -> tuple[PromptMessage, ...]:
+    if not request.unfinished:
+        return ()
+    unfinished = PromptMessage(Role.ASSISTANT, (request.unfinished,))
+    if continuation is Continuation.PREFILL:
+        return (unfinished,)
+    return unfinished, PromptMessage(Role.USER, (_GO_ON,))
 
 
 def _family(model: str) -> str:

@@ -31,11 +31,12 @@ class EchoChatModel:
         return (ECHO_MODEL,)
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
-        """See ChatModel."""
+        """See ChatModel. An unfinished answer is gone on with where it is the beginning of what is said here."""
         if request.model != ECHO_MODEL.name:
             raise unknown_model(request.model)
         yield RequestStarted(request_id=None)
-        for word in re.findall(r"\s*\S+\s*$|\s*\S+", _ANSWER.format(said=_last_said(request))):
+        rest = _ANSWER.format(said=_last_said(request)).removeprefix(request.unfinished)
+        for word in re.findall(r"\s*\S+\s*$|\s*\S+|\s+", rest):
             await asyncio.sleep(self._pause)
             yield TextChunk(word)
         yield FinishChunk(FinishReason.STOP, usage=None, response_model=ECHO_MODEL.name, completion_id=None)

@@ -21,7 +21,7 @@ from domain.models import ChatChunk, ChatRequest, FinishChunk, Model, RequestSta
 from domain.ports import ProviderCall, Telemetry
 from domain.replies import Usage
 from providers.answer import Answer
-from providers.completions import CompletionReader, request_body
+from providers.completions import CompletionReader, Continuation, request_body
 from providers.errors import never_sent, option_refused, provider_failures
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -41,6 +41,7 @@ class Provider:
     base_url: str
     api_key: str = field(repr=False)
     models: tuple[Model, ...]
+    continuation: Continuation = Continuation.INSTRUCT
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Endpoint:
 
     def __init__(self, provider: Provider, limits: TimeLimits, telemetry: Telemetry) -> None:
         self._key = provider.api_key
+        self._continuation = provider.continuation
         self._limits = limits
         self._telemetry = telemetry
         self._asks_usage = True
@@ -96,7 +98,7 @@ class Endpoint:
     async def _accepted(self, request: ChatRequest) -> AsyncAPIResponse[Any]:
         asks_usage = self._asks_usage
         try:
-            return await self._opened(request_body(request, ask_usage=asks_usage))
+            return await self._opened(request_body(request, ask_usage=asks_usage, continuation=self._continuation))
         except APIStatusError as error:
             if asks_usage and error.status_code in {400, 422} and "stream_options" in error.response.text:
                 self._asks_usage = False

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from domain.models import Model
+from providers.completions import Continuation
 from providers.endpoint import Provider
 
 LOCAL_MODEL = Model(
@@ -69,7 +70,7 @@ class LocalModelProcess:
         return self._process.pid if self._process and self._process.returncode is None else None
 
     def provider(self) -> Provider:
-        return Provider(name=LOCAL_MODEL.provider, base_url=self.base_url, api_key="", models=(LOCAL_MODEL,))
+        return Provider(LOCAL_MODEL.provider, self.base_url, "", (LOCAL_MODEL,), Continuation.PREFILL)
 
     async def __aenter__(self) -> Self:
         await self._start()

@@ -39,9 +39,8 @@ def configured_providers(settings: Settings) -> list[Provider]:
         name = settings.model or DEFAULT_MODEL
         offered = {model.name for provider in providers for model in provider.models}
         if name not in offered:
-            providers.insert(
-                0, Provider("openai", settings.openai_base_url or OPENAI_URL, key, (_model(name, settings),))
-            )
+            url, models = settings.openai_base_url or OPENAI_URL, (_model(name, settings),)
+            providers.insert(0, Provider("openai", url, key, models, settings.continuation))
     return providers
 
 
@@ -87,4 +86,4 @@ def _from_entry(name: str, entry: ProviderEntry) -> Provider:
         )
         for m in entry.models
     )
-    return Provider(name, entry.base_url, key, models)
+    return Provider(name, entry.base_url, key, models, entry.continuation)

@@ -1,11 +1,13 @@
 """The `tertulia` command."""
 
 import asyncio
+import signal
 import socket
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, NoReturn
 
+import structlog
 import typer
 import uvicorn
 from fastapi import FastAPI
@@ -17,10 +19,12 @@ from tertulia import __version__, catalogue
 from tertulia.doctor import examine
 from tertulia.http import GRAPHIQL
 from tertulia.main import create_app
-from tertulia.services import Running, usable_database
+from tertulia.services import Running, open_services, usable_database
 from tertulia.serving import drop_unread_connections, uvicorn_config
 from tertulia.settings import Settings, SettingsError, check_exposure, load_settings, variable
+from tertulia.telemetry import configure_logging
 
+log = structlog.get_logger("tertulia")
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A conversation server for language models.")
 schema_app = typer.Typer(no_args_is_help=True, help="The GraphQL schema.")
 config_app = typer.Typer(no_args_is_help=True, help="The settings.")
@@ -55,9 +59,12 @@ def version(
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (TERTULIA_HOST).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for any (TERTULIA_PORT).")] = None,
+    no_worker: Annotated[
+        bool, typer.Option("--no-worker", help="Leave making replies to `tertulia worker` and other servers.")
+    ] = False,
 ) -> None:
     """Start the server."""
-    settings = settings_or_exit(host=host, port=port)
+    settings = settings_or_exit(host=host, port=port, worker=False if no_worker else None)
     try:
         check_exposure(settings)
         if providers := catalogue.configured_providers(settings):
@@ -73,8 +80,36 @@ def serve(
         raise typer.Exit(1) from error
 
 
+@app.command()
+def worker() -> None:
+    """Make replies, without an API: beside servers on the same PostgreSQL."""
+    settings = settings_or_exit(worker=True)
+    configure_logging(settings)
+    try:
+        asyncio.run(_work(settings))
+    except SettingsError as error:
+        fail(str(error))
+
+
+async def _work(settings: Settings) -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with open_services(settings) as running:
+        log.info("started", version=__version__, worker=running.worker.owner)
+        failed = asyncio.create_task(running.worker.failure.wait())
+        await asyncio.wait([asyncio.create_task(stopped.wait()), failed], return_when=asyncio.FIRST_COMPLETED)
+        log.info("stopping", live=running.worker.live)
+    if failed.done():
+        raise typer.Exit(1)
+
+
 class Server(uvicorn.Server):
-    """Says where it is and what to try first, once it listens; and what it waits for when it is to stop."""
+    """Says where it is and what to try first, once it listens; and what it waits for when it is to stop.
+
+    A server that is to stop goes on serving while replies end or are handed over: it is not ready any more, so
+    proxies send new requests elsewhere. Then it lets go of its sockets and streams, whose readers resume elsewhere.
+    """
 
     def __init__(self, config: uvicorn.Config, api: FastAPI) -> None:
         super().__init__(config)
@@ -82,9 +117,14 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         running: Running = self._api.state.running
+        grace = running.settings.shutdown_grace
         if live := running.worker.live:
-            grace = running.settings.shutdown_grace
             typer.echo(f"\n  Stopping: waiting up to {grace:g} s for {live} replies that are being written.", err=True)
+        draining = asyncio.create_task(running.worker.drain(grace))
+        while not draining.done():
+            if self.force_exit:  # a second Ctrl-C
+                running.worker.hurry()
+            await asyncio.wait([draining], timeout=0.1)
         self._api.state.router.end_streams()
         await super().shutdown(sockets)
 

@@ -62,7 +62,7 @@ async def first_page(request: Request) -> Response:
 @router.get("/healthz", include_in_schema=False)
 async def healthz(request: Request) -> Response:
     """The process lives, its event loop turns, and its worker works: what is not so is cured by a new process."""
-    failed = running(request).worker.failed
+    failed = running(request).worker.failure.is_set()
     return JSONResponse({"status": "failed" if failed else "ok"}, status_code=503 if failed else 200)
 
 
@@ -85,7 +85,7 @@ async def readiness(server: Running) -> dict[str, str]:
         checks["database"] = checks["migrations"] = "unreachable"
     if not server.model.models():
         checks["model"] = "none"
-    if server.worker.failed:
+    if server.worker.failure.is_set():
         checks["worker"] = "failed"
     if server.worker.draining:
         checks["draining"] = "shutting down"

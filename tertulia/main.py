@@ -40,7 +40,12 @@ def create_app(settings: Settings | None = None, limits: Limits | None = None, *
                 raise
             app.state.running = running
             schema.unexpected = running.telemetry.unexpected
-            log.info("started", version=running.services.facts.version, models=[m.name for m in running.model.models()])
+            log.info(
+                "started",
+                version=running.services.facts.version,
+                models=[m.name for m in running.model.models()],
+                worker=running.worker.owner if chosen.worker else None,
+            )
             yield
             log.info("stopping")
 

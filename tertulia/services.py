@@ -5,11 +5,12 @@ One function with keyword overrides; no container, no globals. Tests replace a p
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import structlog
 from alembic.util import CommandError
@@ -23,13 +24,16 @@ from domain.generation import ReplyGenerator
 from domain.inputs import Rules
 from domain.journal import Journal
 from domain.ports import ChatModel, Clock, Ids, Notifier, TokenCounter
+from domain.prompting import Prompter
+from domain.relay import Relay
 from domain.reply_service import ReplyService
+from domain.rescue import Rescuer
 from domain.streaming import ReplyStream
 from domain.worker import ReplyWorker, Retention
 from graph.context import ServerFacts, Services
 from persistence import schema
 from persistence.database import Database, sqlite_advice
-from persistence.notifier import LocalNotifier
+from persistence.notifier import LocalNotifier, PostgresNotifier
 from persistence.unit_of_work import SqlStorage
 from providers.chat import ChatOptions, OpenAIChatModel
 from providers.echo import EchoChatModel
@@ -39,6 +43,10 @@ from tertulia import catalogue
 from tertulia.settings import Settings, SettingsError
 from tertulia.telemetry import OperatorTelemetry
 
+BACKGROUND_CONNECTIONS = 4
+BACKGROUND_SECONDS = 10.0
+"""Longer waits would outlast the lease."""
+FAREWELL_SECONDS = 1.0
 log = structlog.get_logger("tertulia")
 
 
@@ -79,52 +87,97 @@ async def open_services(
     async with AsyncExitStack() as stack:
         telemetry = OperatorTelemetry()
         clock, ids = clock or SystemClock(), ids or TimeOrderedIds()
-        notifier = notifier or LocalNotifier()
         database = await _open_database(settings, stack)
-        storage = SqlStorage(database, clock)
+        storage, background = SqlStorage(database, clock), SqlStorage(_background(settings, database, stack), clock)
+        notifier = notifier or await _open_notifier(database, stack)
         tokens = tokens or await _load_tokens(settings)
         model = model or await _open_model(settings, stack, telemetry)
-        journal = Journal(storage, notifier, telemetry)
-        stream = ReplyStream(storage, notifier, journal, telemetry)
+        owner = ids.new("work")
+        journal = Journal(background, notifier, telemetry, owner)
+        relay = Relay(background, notifier, telemetry)
+        stream = ReplyStream(storage, notifier, journal, relay, telemetry)
         if not settings.loopback_only:
             log.warning("there are no accounts: everybody who reaches this server shares one user", host=settings.host)
         rules = Rules(settings.max_message_characters)
         defaults = _defaults(settings, model)
         conversations = ConversationService(storage, notifier, model, tokens, clock, ids, rules, defaults)
         replies = ReplyService(storage, notifier, conversations, stream, tokens, clock, ids, rules)
+        prompter, recovery = Prompter(model, tokens), settings.recovery
         worker = ReplyWorker(
-            storage,
+            background,
             notifier,
             journal,
-            ReplyGenerator(storage, journal, model, tokens, clock, telemetry),
-            tokens,
+            ReplyGenerator(background, journal, model, tokens, prompter, clock, telemetry, recovery),
+            Rescuer(background, notifier, tokens, prompter, owner, recovery),
             clock,
-            ids,
             telemetry,
             Retention(timedelta(seconds=settings.stream_retention), timedelta(days=settings.deleted_retention)),
             settings.max_live_replies,
+            owner,
         )
         facts = ServerFacts(_version(), settings.max_message_characters, settings.stream_retention)
         services = Services(conversations, replies, stream, facts, telemetry.operation, telemetry.reply_queued)
-        await stack.enter_async_context(_working(worker, settings.shutdown_grace))
+        await stack.enter_async_context(_going_on(relay.run(), "relay"))
+        if settings.worker:
+            await stack.enter_async_context(_working(worker, settings.shutdown_grace))
         yield Running(settings, services, storage, database, worker, model, telemetry)
 
 
 @asynccontextmanager
 async def _working(worker: ReplyWorker, grace: float) -> AsyncIterator[None]:
-    task = asyncio.create_task(worker.run(), name="worker")
+    async with _going_on(worker.run(), "worker"):
+        try:
+            yield
+        finally:
+            await worker.drain(grace)
+
+
+@asynccontextmanager
+async def _going_on(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
+    """Background work, until the context is left."""
+    task = asyncio.create_task(work, name=name)
     try:
         yield
     finally:
-        await worker.drain(grace)
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
 
 
+async def _open_notifier(database: Database, stack: AsyncExitStack) -> Notifier:
+    if database.is_sqlite:
+        return LocalNotifier()
+    notifier = PostgresNotifier(database.url)
+    await stack.enter_async_context(_going_on(notifier.run(), "bell"))
+    stack.push_async_callback(notifier.flush, FAREWELL_SECONDS)
+    return notifier
+
+
+def _background(settings: Settings, database: Database, stack: AsyncExitStack) -> Database:
+    """What keeps replies going has connections of its own on a server, so that no flood of requests starves it."""
+    if database.is_sqlite:
+        return database
+    seconds = min(BACKGROUND_SECONDS, settings.database_statement_timeout)
+    own = Database(
+        settings.database_url, pool_size=BACKGROUND_CONNECTIONS, pool_seconds=seconds, statement_seconds=seconds
+    )
+    stack.push_async_callback(own.close)
+    return own
+
+
 async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
-    database = Database(settings.database_url, pool_size=settings.database_pool_size)
+    database = Database(
+        settings.database_url,
+        pool_size=settings.database_pool_size,
+        pool_seconds=settings.database_pool_timeout,
+        statement_seconds=settings.database_statement_timeout,
+    )
     stack.push_async_callback(database.close)
+    if database.is_sqlite and not settings.worker:
+        raise SettingsError(
+            "TERTULIA_WORKER is false, but SQLite serves one process at a time: nobody would make replies. Let this "
+            "server make them, or use PostgreSQL for several."
+        )
     with usable_database():
         if database.file is not None:
             database.file.parent.mkdir(parents=True, exist_ok=True)

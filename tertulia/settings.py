@@ -28,7 +28,9 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from domain.models import ModelCapability
+from domain.replies import Recovery
 from persistence.database import normalised
+from providers.completions import Continuation
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant. Answer clearly and briefly."
@@ -63,6 +65,7 @@ class ProviderEntry(BaseModel):
 
     base_url: Annotated[str, AfterValidator(http_url)]
     api_key_env: str | None = None
+    continuation: Continuation = Continuation.INSTRUCT
     models: tuple[ModelEntry, ...] = Field(min_length=1)
 
 
@@ -93,7 +96,16 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("DATABASE_URL", "database_url"),
         description="Where everything is kept: sqlite:///file.db or postgresql://user:password@host/name.",
     )
-    database_pool_size: int = Field(10, ge=2, le=200, description="PostgreSQL connections of one process.")
+    database_pool_size: int = Field(
+        10,
+        ge=2,
+        le=200,
+        description="PostgreSQL connections for requests; five more per process keep replies going.",
+    )
+    database_pool_timeout: float = Field(
+        10, gt=0, le=300, description="Seconds a request waits for a free connection before it is answered UNAVAILABLE."
+    )
+    database_statement_timeout: float = Field(30, gt=0, le=3600, description="Seconds a statement may take.")
     openai_api_key: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("OPENAI_API_KEY", "openai_api_key"),
@@ -104,6 +116,11 @@ class Settings(BaseSettings):
         repr=False,
         validation_alias=AliasChoices("OPENAI_BASE_URL", "openai_base_url"),
         description="Address of the endpoint, e.g. http://127.0.0.1:11434/v1 for Ollama; OpenAI's if unset.",
+    )
+    continuation: Continuation = Field(
+        Continuation.INSTRUCT,
+        description="How the endpoint is asked to go on with a reply that broke off: prefill where it continues a last "
+        "assistant message (llama.cpp, Ollama), instruct by a message that asks for it, which any endpoint takes.",
     )
     config: Path | None = Field(None, description="TOML file with further providers and their models.")
     cache_folder: Path = Field(Path(".data/cache"), description="Folder for unpacked token ranks.")
@@ -138,10 +155,18 @@ class Settings(BaseSettings):
     read_timeout: float = Field(60, gt=0, description="Seconds a provider may be silent.")
     total_timeout: float = Field(600, gt=0, description="Seconds a reply may take.")
     max_retries: int = Field(2, ge=0, le=10, description="Times a failed request is repeated before anything arrived.")
+    worker: bool = Field(True, description="Make replies in this process; false leaves them to others (`worker`).")
+    recovery: Recovery = Field(
+        Recovery.CONTINUE,
+        description="What becomes of a reply that broke off after it had shown text: `continue` asks the model to go "
+        "on from there, `keep` lets it fail with its text.",
+    )
     max_live_replies: int = Field(1_000, ge=1, description="Replies made at once by this process.")
     stream_retention: int = Field(600, ge=10, description="Seconds a reply's log is kept after its end.")
     deleted_retention: int = Field(30, ge=0, description="Days a deleted conversation is kept before it is removed.")
-    shutdown_grace: float = Field(10, ge=0, le=60, description="Seconds live replies may go on after SIGTERM.")
+    shutdown_grace: float = Field(
+        10, ge=0, le=20, description="Seconds live replies may go on after SIGTERM; then others go on with them."
+    )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="Form of log lines; auto is console in a terminal and json elsewhere."
     )

@@ -7,7 +7,14 @@ import { REPLY_STREAM, applyEvent, nothingYet } from './reply.mjs';
 export const possibleTypes = {
   MessagePart: ['ReasoningPart', 'TextPart'],
   ReplyEvent: ['PartAdded', 'ReplyFinished', 'ReplyRetrying', 'ReplySnapshot', 'ReplyStatusChanged', 'TextDelta'],
-  UserError: ['ConflictError', 'ContextTooLongError', 'InvalidInputError', 'NotFoundError', 'UnavailableError'],
+  UserError: [
+    'ConflictError',
+    'ContextTooLongError',
+    'InvalidInputError',
+    'NotFoundError',
+    'ReplyInProgressError',
+    'UnavailableError',
+  ],
 };
 
 // Give a socket to stream over it; without one, Apollo's HttpLink streams by multipart HTTP.

@@ -23,8 +23,8 @@ from domain.conversations import (
     TitleSource,
 )
 from domain.events import Finished, LoggedEvent, PartAdded, ReplyEvent, TextDelta, fold
-from domain.ports import FlushEntry, FlushResult, Storage, UnitOfWork
-from domain.replies import FinishReason, Lease, Outcome, Progress, Reply, ReplyStatus, Usage
+from domain.ports import FlushEntry, Storage, UnitOfWork
+from domain.replies import FinishReason, HandOver, Lease, Outcome, Progress, Reply, ReplyStatus, Usage
 from persistence.database import Database
 from persistence.tables import users
 
@@ -32,6 +32,7 @@ ME = LOCAL_USER_ID
 OWNER = "work_1"
 BEGINNING = datetime(2026, 1, 1, 12, tzinfo=UTC)
 DONE = Outcome(ReplyStatus.COMPLETE, FinishReason.STOP, usage=Usage(7, 3), requests=1, token_count=3)
+LOST_ATTEMPT = HandOver(Usage(estimated=True), requests=1)
 ANSWER = (PartAdded(0, PartKind.TEXT), TextDelta(0, "Good "), TextDelta(0, "morning"))
 
 law = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -165,8 +166,14 @@ class Shelf:
             await work.commit()
         return reply_id
 
+    async def beat(self, owner: str = OWNER) -> None:
+        async with self.storage.write() as work:
+            await work.workers.beat(owner)
+            await work.commit()
+
     async def claim(self, owner: str = OWNER, limit: int = 100) -> list[Lease]:
         async with self.storage.write() as work:
+            await work.workers.beat(owner)
             leases = await work.replies.claim(owner, limit)
             await work.commit()
         return leases
@@ -176,11 +183,9 @@ class Shelf:
         reply_id = await self.queued(conversation_id, **changes)
         return next(Pen(lease) for lease in await self.claim() if lease.reply_id == reply_id)
 
-    async def flush(self, *entries: FlushEntry) -> list[FlushResult]:
-        async with self.storage.write() as work:
-            results = await work.log.flush(entries)
-            await work.commit()
-        return results
+    async def flush(self, *entries: FlushEntry, owner: str = OWNER) -> list[bool]:
+        """Whether each entry was stored."""
+        return list((await self.storage.flush(owner, entries)).mine)
 
     async def settled(self, **changes: Any) -> Pen:
         pen = await self.streaming(**changes)
@@ -217,7 +222,12 @@ class Shelf:
 
     async def orphans(self, lease_seconds: float = 0) -> list[Lease]:
         async with self.storage.write() as work:
-            return await work.workers.orphans(lease_seconds)
+            return await work.workers.orphans(lease_seconds, 100)
+
+    async def requeue(self, lease: Lease, ended: HandOver = LOST_ATTEMPT) -> None:
+        async with self.storage.write() as work:
+            await work.workers.requeue(lease, ended)
+            await work.commit()
 
     async def somebody_waits(self) -> None:
         """Return when a transaction waits for another one's lock. On SQLite writers queue for the one connection."""

@@ -9,6 +9,7 @@ import pytest
 from domain.errors import ProviderError, ReplyErrorCode
 from domain.models import ChatChunk, ChatRequest, FinishChunk, ReasoningChunk, RequestStarted, TextChunk
 from domain.ports import ChatModel
+from domain.seam import Seam
 from providers.echo import EchoChatModel
 from tests.doubles import ScriptedModel
 from tests.providers.asking import asking, request
@@ -76,6 +77,20 @@ async def test_a_closed_stream_yields_nothing_more(model: ChatModel, asked: Chat
         await anext(chunks)
     with pytest.raises(StopAsyncIteration):
         await anext(chunks)
+
+
+async def _text(model: ChatModel, asked: ChatRequest) -> str:
+    return "".join([chunk.text for chunk in await _chunks(model, asked) if isinstance(chunk, TextChunk)])
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 1])
+async def test_an_unfinished_answer_and_what_the_seam_leaves_of_its_continuation_are_the_whole(
+    model: ChatModel, asked: ChatRequest, share: float
+) -> None:
+    whole = await _text(model, asked)
+    shown = whole[: int(len(whole) * share)]
+    seam = Seam(shown)
+    assert shown + seam.feed(await _text(model, replace(asked, unfinished=shown))) + seam.end() == whole
 
 
 async def test_a_model_that_is_not_offered_is_refused(model: ChatModel, asked: ChatRequest) -> None:

@@ -12,12 +12,22 @@ from hypothesis import strategies as st
 from domain.conversations import Message, MessagePart, PartKind
 from domain.errors import ReplyErrorCode, StorageError
 from domain.events import PartAdded, ReplyEvent, Retrying, StatusChanged, TextDelta, fold
-from domain.ports import FlushResult
 from domain.replies import INTERRUPTED, FinishReason, Outcome, ReplyError, ReplyStatus, Usage
-from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, Pen, Shelf, law, only_postgresql
+from persistence.streaming import SqlLog
+from tests.contracts.storing import (
+    ANSWER,
+    BEGINNING,
+    DONE,
+    LOST_ATTEMPT,
+    ME,
+    OWNER,
+    Pen,
+    Shelf,
+    law,
+    only_postgresql,
+)
 
-MINE = FlushResult(mine=True, stop_requested=False)
-LOST = FlushResult(mine=False, stop_requested=False)
+MINE, LOST = True, False
 FULL = Outcome(
     ReplyStatus.FAILED,
     FinishReason.ERROR,
@@ -41,9 +51,7 @@ async def sweep(shelf: Shelf, seconds_later: float = 0) -> int:
 
 async def retaken(shelf: Shelf, pen: Pen) -> Pen:
     """The same reply, claimed again by another process."""
-    async with shelf.storage.write() as work:
-        await work.workers.requeue(pen.lease)
-        await work.commit()
+    await shelf.requeue(pen.lease)
     (lease,) = await shelf.claim("work_2")
     return Pen(lease)
 
@@ -77,9 +85,9 @@ async def test_reading_on_gives_what_is_above_a_number_in_order_up_to_a_limit(sh
 async def test_one_flush_writes_for_many_replies_and_answers_in_their_order(shelf: Shelf) -> None:
     pens = [await shelf.streaming() for _ in range(4)]
     await shelf.stop(pens[2].id)
-    results = await shelf.flush(*(pen.entry(*ANSWER) for pen in reversed(pens)))
-    assert [result.stop_requested for result in results] == [False, True, False, False]
-    for pen in pens:
+    await retaken(shelf, pens[1])
+    assert await shelf.flush(*(pen.entry(*ANSWER) for pen in reversed(pens))) == [MINE, MINE, LOST, MINE]
+    for pen in (pens[0], pens[2], pens[3]):
         assert await shelf.log(pen.id, after=1) == pen.written
 
 
@@ -115,7 +123,7 @@ async def test_an_attempt_that_was_overtaken_stores_nothing_and_does_not_disturb
     assert await shelf.flush(old.entry(*ANSWER), other.entry(*ANSWER)) == [LOST, MINE]
     assert await shelf.log(old.id) == before
     assert await shelf.log(other.id, after=1) == other.written
-    assert await shelf.flush(new.entry(*ANSWER)) == [MINE]
+    assert await shelf.flush(new.entry(*ANSWER), owner="work_2") == [MINE]
 
 
 async def test_an_attempt_that_was_overtaken_cannot_settle(shelf: Shelf) -> None:
@@ -133,11 +141,9 @@ async def test_an_attempt_that_was_overtaken_cannot_settle(shelf: Shelf) -> None
 
 async def test_a_reply_that_waits_again_takes_nothing_from_its_last_owner(shelf: Shelf) -> None:
     pen = await shelf.streaming()
-    async with shelf.storage.write() as work:
-        await work.workers.requeue(pen.lease)
-        await work.commit()
+    await shelf.requeue(pen.lease)
     assert await shelf.flush(pen.entry(*ANSWER)) == [LOST]
-    assert len(await shelf.log(pen.id)) == 2
+    assert len(await shelf.log(pen.id)) == 3
 
 
 async def test_a_reply_that_was_purged_is_nobodys(shelf: Shelf) -> None:
@@ -161,20 +167,21 @@ async def test_an_end_that_another_one_wrote_at_the_same_number_is_not_mine(shel
 async def test_a_flush_waits_for_a_takeover_under_way_and_then_stores_nothing(shelf: Shelf) -> None:
     pen = await shelf.streaming()
     async with shelf.storage.write() as rescuing:
-        (orphan,) = await rescuing.workers.orphans(0)
+        (orphan,) = await rescuing.workers.orphans(0, 100)
         flushing = asyncio.create_task(shelf.flush(pen.entry(*ANSWER)))
         await shelf.somebody_waits()
-        await rescuing.workers.requeue(orphan)
+        await rescuing.workers.requeue(orphan, LOST_ATTEMPT)
         await rescuing.commit()
     assert await flushing == [LOST]
-    assert len(await shelf.log(pen.id)) == 2
+    assert len(await shelf.log(pen.id)) == 3
 
 
 @only_postgresql
 async def test_a_takeover_leaves_out_a_reply_that_is_just_being_written(shelf: Shelf) -> None:
     pen = await shelf.streaming()
     async with shelf.storage.write() as flushing:
-        await flushing.log.flush([pen.entry(*ANSWER)])
+        assert isinstance(flushing.log, SqlLog)
+        await flushing.log.flush(OWNER, [pen.entry(*ANSWER)])
         assert await shelf.orphans() == []
         await flushing.commit()
     (orphan,) = await shelf.orphans()
@@ -186,10 +193,10 @@ async def test_a_flush_that_settles_waits_for_a_takeover_that_settles(shelf: She
     pen = await shelf.streaming()
     taken = Outcome(ReplyStatus.FAILED, FinishReason.ERROR, error=INTERRUPTED)
     async with shelf.storage.write() as rescuing:
-        (orphan,) = await rescuing.workers.orphans(0)
+        (orphan,) = await rescuing.workers.orphans(0, 100)
         flushing = asyncio.create_task(shelf.flush(pen.entry(*ANSWER, outcome=DONE)))
         await shelf.somebody_waits()
-        await rescuing.log.flush([Pen(orphan).entry(outcome=taken)])
+        await rescuing.log.settle(Pen(orphan).entry(outcome=taken))
         await rescuing.commit()
     assert await flushing == [LOST]
     reply = await shelf.made(pen.id)
@@ -356,4 +363,4 @@ async def test_a_status_that_changed_is_in_the_log_of_every_attempt(shelf: Shelf
     await retaken(shelf, pen)
     changes = [(logged.attempt, logged.event) for logged in await shelf.log(pen.id)]
     streaming, queued = StatusChanged(ReplyStatus.STREAMING), StatusChanged(ReplyStatus.QUEUED)
-    assert changes == [(1, streaming), (1, queued), (2, streaming)]
+    assert changes == [(1, streaming), (1, queued), (1, Retrying(2, 0)), (2, streaming)]

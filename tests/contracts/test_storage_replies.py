@@ -54,14 +54,12 @@ async def test_a_claim_raises_the_attempt_and_is_logged(shelf: Shelf) -> None:
 async def test_a_second_claim_goes_on_with_the_numbers_and_keeps_the_first_start(shelf: Shelf) -> None:
     reply_id = await shelf.queued()
     (first,) = await shelf.claim()
-    async with shelf.storage.write() as work:
-        await work.workers.requeue(first)
-        await work.commit()
+    await shelf.requeue(first)
     shelf.clock.later()
     (second,) = await shelf.claim("work_2")
-    assert (second.attempt, second.next_seq, second.rescues) == (2, 4, 1)
+    assert (second.attempt, second.next_seq, second.rescues) == (2, 5, 1)
     assert (await shelf.made(reply_id)).started_at == BEGINNING
-    assert [logged.seq for logged in await shelf.log(reply_id)] == [1, 2, 3]
+    assert [logged.seq for logged in await shelf.log(reply_id)] == [1, 2, 3, 4]
 
 
 async def test_nothing_is_claimed_from_an_empty_queue(shelf: Shelf) -> None:
@@ -78,6 +76,8 @@ async def test_each_reply_is_claimed_by_one_of_many_claimers(shelf: Shelf) -> No
 @only_postgresql
 async def test_a_claimer_leaves_out_what_another_one_is_just_claiming(shelf: Shelf) -> None:
     first, second = await shelf.queued(), await shelf.queued()
+    await shelf.beat("work_1")
+    await shelf.beat("work_2")
     async with shelf.storage.write() as one, shelf.storage.write() as other:
         assert ids(await one.replies.claim("work_1", 1)) == [first]
         assert ids(await other.replies.claim("work_2", 5)) == [second]
@@ -143,9 +143,7 @@ async def test_a_reply_sent_after_one_that_was_stopped_in_the_queue_waits_for_wh
 async def test_a_reply_waits_for_one_above_that_went_back_into_the_queue(shelf: Shelf) -> None:
     _, (a, _b) = await chain(shelf, 2)
     (lease,) = await shelf.claim()
-    async with shelf.storage.write() as work:
-        await work.workers.requeue(lease)
-        await work.commit()
+    await shelf.requeue(lease)
     assert await claimed(shelf) == [a]
 
 
@@ -165,6 +163,27 @@ async def test_nobody_waits_for_a_settled_reply(shelf: Shelf) -> None:
     pen = await shelf.settled()
     async with shelf.storage.read() as work:
         assert await work.replies.waits_for(pen.id) is None
+
+
+async def test_nobody_waits_for_a_settled_reply_above_one_that_was_stopped_in_the_queue(shelf: Shelf) -> None:
+    _, (_a, b) = await chain(shelf, 2)
+    (lease,) = await shelf.claim()
+    await shelf.stop(b)
+    await finish(shelf, lease)
+    async with shelf.storage.read() as work:
+        assert await work.replies.waits_for(b) is None
+
+
+async def test_the_unsettled_replies_above_a_message_are_found_nearest_first(shelf: Shelf) -> None:
+    conversation_id, (a, b, c, d) = await chain(shelf, 4)
+    beside = await shelf.queued(conversation_id, a)
+    await shelf.claim()
+    await shelf.stop(c)
+    said = await shelf.message(conversation_id, d)
+    async with shelf.storage.read() as work:
+        assert await work.replies.unsettled_above(said.id) == [d, b, a]
+        assert await work.replies.unsettled_above(beside) == [beside, a]
+        assert await work.replies.unsettled_above(None) == []
 
 
 @law
@@ -199,11 +218,23 @@ async def test_whatever_happens_no_reply_is_made_beside_one_above_it_and_none_wa
             if step == "finish":
                 await finish(shelf, lease)
             else:
-                async with shelf.storage.write() as work:
-                    await work.workers.requeue(lease)
-                    await work.commit()
+                await shelf.requeue(lease)
+        await look_up_from_everywhere(shelf, conversation.id, above)
     async with shelf.storage.read() as work:
         assert await work.replies.unsettled(conversation.id) == []
+
+
+async def look_up_from_everywhere(shelf: Shelf, conversation_id: str, above: dict[str, str | None]) -> None:
+    """From each reply exactly the unsettled ones on its path are seen."""
+    async with shelf.storage.read() as work:
+        unsettled = await work.replies.unsettled(conversation_id)
+        for reply_id in above:
+            path: list[str] = []
+            at: str | None = reply_id
+            while at is not None:
+                path.append(at)
+                at = above[at]
+            assert await work.replies.unsettled_above(reply_id) == [each for each in path if each in unsettled]
 
 
 # ── stopping ──
@@ -228,8 +259,8 @@ async def test_a_streaming_reply_is_flagged_for_its_owner(shelf: Shelf) -> None:
         held = {h.reply_id: h.stop_requested for h in await work.replies.held(OWNER)}
         assert held == {mine.id: True, other.id: False}
         assert await work.replies.held("work_2") == []
-    results = await shelf.flush(mine.entry(*ANSWER), other.entry(*ANSWER))
-    assert [result.stop_requested for result in results] == [True, False]
+    report = await shelf.storage.flush(OWNER, [other.entry(*ANSWER)])
+    assert report.to_stop == {mine.lease.key}
 
 
 async def test_stopping_a_settled_reply_changes_nothing(shelf: Shelf) -> None:
@@ -288,7 +319,7 @@ async def test_deleting_a_conversation_and_settling_its_reply_do_not_wait_for_ea
         await deleting.conversations.delete(conversation.id, BEGINNING)
         await deleting.commit()
     (result,) = await settling
-    assert result.mine
+    assert result
     assert await shelf.status(pen.id) is ReplyStatus.COMPLETE
 
 

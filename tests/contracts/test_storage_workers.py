@@ -2,54 +2,42 @@
 
 import asyncio
 
-from domain.events import Finished, LoggedEvent, StatusChanged
-from domain.replies import Lease, ReplyStatus, Usage
-from tests.contracts.storing import ANSWER, DONE, OWNER, Pen, Shelf, ids
+from domain.events import Finished, LoggedEvent, Retrying, StatusChanged
+from domain.replies import ReplyStatus, Usage
+from tests.contracts.storing import ANSWER, DONE, LOST_ATTEMPT, OWNER, Pen, Shelf, ids
 
 LONG = 3_600.0
 
 
-async def beat(shelf: Shelf, owner: str = OWNER) -> None:
-    async with shelf.storage.write() as work:
-        await work.workers.beat(owner)
-        await work.commit()
-
-
-async def requeue(shelf: Shelf, lease: Lease) -> None:
-    async with shelf.storage.write() as work:
-        await work.workers.requeue(lease)
-        await work.commit()
-
-
 async def test_a_reply_whose_owner_beats_is_no_orphan(shelf: Shelf) -> None:
-    await beat(shelf)
+    await shelf.beat()
     await shelf.streaming()
     assert await shelf.orphans(LONG) == []
 
 
 async def test_a_reply_whose_owner_has_not_beaten_for_the_lease_is_an_orphan(shelf: Shelf) -> None:
-    await beat(shelf)
+    await shelf.beat()
     pen = await shelf.streaming()
     assert ids(await shelf.orphans(0)) == [pen.id]
 
 
 async def test_another_beat_makes_the_lease_last(shelf: Shelf) -> None:
     for _ in range(3):
-        await beat(shelf)
-    await beat(shelf, "work_2")
+        await shelf.beat()
+    await shelf.beat("work_2")
     await shelf.streaming()
     assert await shelf.orphans(LONG) == []
 
 
-async def test_a_reply_whose_owner_never_beat_is_an_orphan(shelf: Shelf) -> None:
-    await beat(shelf, "work_2")
-    pen = await shelf.streaming()
-    assert ids(await shelf.orphans(LONG)) == [pen.id]
+async def test_an_owner_whose_heartbeat_is_gone_claims_nothing(shelf: Shelf) -> None:
+    await shelf.queued()
+    async with shelf.storage.write() as work:
+        assert await work.replies.claim("work_gone", 10) == []
 
 
 async def test_whoever_leaves_orphans_its_replies_at_once_and_nobody_elses(shelf: Shelf) -> None:
-    await beat(shelf)
-    await beat(shelf, "work_2")
+    await shelf.beat()
+    await shelf.beat("work_2")
     await shelf.queued()
     await shelf.claim("work_2")
     mine = await shelf.streaming()
@@ -60,8 +48,8 @@ async def test_whoever_leaves_orphans_its_replies_at_once_and_nobody_elses(shelf
 
 
 async def test_forgetting_all_voids_every_lease(shelf: Shelf) -> None:
-    await beat(shelf)
-    await beat(shelf, "work_2")
+    await shelf.beat()
+    await shelf.beat("work_2")
     both = [await shelf.streaming(), await shelf.streaming()]
     async with shelf.storage.write() as work:
         await work.workers.forget_all()
@@ -70,19 +58,19 @@ async def test_forgetting_all_voids_every_lease(shelf: Shelf) -> None:
 
 
 async def test_a_reply_that_was_given_up_is_an_orphan_though_its_owner_beats(shelf: Shelf) -> None:
-    await beat(shelf)
+    await shelf.beat()
     given_up, kept = await shelf.streaming(), await shelf.streaming()
     async with shelf.storage.write() as work:
         await work.workers.disown(given_up.lease.reply_id, given_up.lease.attempt)
         await work.commit()
     assert ids(await shelf.orphans(LONG)) == [given_up.id]
-    assert (await shelf.flush(kept.entry(*ANSWER)))[0].mine
+    assert (await shelf.flush(kept.entry(*ANSWER)))[0]
 
 
 async def test_giving_up_a_lease_that_was_lost_changes_nothing(shelf: Shelf) -> None:
     pen = await shelf.streaming()
-    await requeue(shelf, pen.lease)
-    await beat(shelf, "work_2")
+    await shelf.requeue(pen.lease)
+    await shelf.beat("work_2")
     await shelf.claim("work_2")
     async with shelf.storage.write() as work:
         await work.workers.disown(pen.lease.reply_id, pen.lease.attempt)
@@ -107,43 +95,46 @@ async def test_an_orphans_lease_goes_on_with_its_numbers(shelf: Shelf) -> None:
 async def test_an_orphan_goes_back_into_the_queue_once(shelf: Shelf) -> None:
     pen = await shelf.streaming()
     for _ in range(2):
-        await requeue(shelf, pen.lease)
+        await shelf.requeue(pen.lease)
     reply = await shelf.made(pen.id)
     assert (reply.status, reply.rescues, reply.attempt) == (ReplyStatus.QUEUED, 1, 1)
-    assert (await shelf.log(pen.id))[1:] == [LoggedEvent(2, 1, StatusChanged(ReplyStatus.QUEUED))]
+    assert (await shelf.log(pen.id))[1:] == [
+        LoggedEvent(2, 1, StatusChanged(ReplyStatus.QUEUED)),
+        LoggedEvent(3, 1, Retrying(2, 0)),
+    ]
 
 
 async def test_what_an_orphan_had_cost_is_added_to_what_the_next_attempt_costs(shelf: Shelf) -> None:
     pen = await shelf.streaming()
-    await requeue(shelf, pen.lease)
+    await shelf.requeue(pen.lease)
     (lease,) = await shelf.claim("work_2")
     assert (await shelf.made(pen.id)).requests == 1
-    await shelf.flush(Pen(lease).entry(*ANSWER, outcome=DONE))
+    await shelf.flush(Pen(lease).entry(*ANSWER, outcome=DONE), owner="work_2")
     reply = await shelf.made(pen.id)
     assert (reply.requests, reply.usage) == (2, DONE.usage + Usage(estimated=True))
 
 
 async def test_a_lease_that_was_lost_cannot_put_its_reply_back(shelf: Shelf) -> None:
     pen = await shelf.streaming()
-    await requeue(shelf, pen.lease)
+    await shelf.requeue(pen.lease)
     await shelf.claim("work_2")
-    await requeue(shelf, pen.lease)
+    await shelf.requeue(pen.lease)
     assert await shelf.status(pen.id) is ReplyStatus.STREAMING
 
 
 async def test_a_settled_reply_is_not_put_back(shelf: Shelf) -> None:
     pen = await shelf.streaming()
     await shelf.flush(pen.entry(*ANSWER, outcome=DONE))
-    await requeue(shelf, pen.lease)
+    await shelf.requeue(pen.lease)
     assert await shelf.status(pen.id) is ReplyStatus.COMPLETE
 
 
 async def test_an_orphan_that_somebody_wants_stopped_ends_there(shelf: Shelf) -> None:
     pen = await shelf.streaming()
     await shelf.stop(pen.id)
-    await requeue(shelf, pen.lease)
+    await shelf.requeue(pen.lease)
     assert await shelf.status(pen.id) is ReplyStatus.STOPPED
-    assert (await shelf.log(pen.id))[-1] == LoggedEvent(3, 1, Finished(ReplyStatus.STOPPED))
+    assert (await shelf.log(pen.id))[-1] == LoggedEvent(4, 1, Finished(ReplyStatus.STOPPED))
     assert await shelf.claim() == []
 
 
@@ -152,9 +143,9 @@ async def test_several_rescuers_at_once_rescue_each_orphan_once(shelf: Shelf) ->
 
     async def rescue() -> int:
         async with shelf.storage.write() as work:
-            orphans = await work.workers.orphans(0)
+            orphans = await work.workers.orphans(0, 100)
             for orphan in orphans:
-                await work.workers.requeue(orphan)
+                await work.workers.requeue(orphan, LOST_ATTEMPT)
             await work.commit()
         return len(orphans)
 

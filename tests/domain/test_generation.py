@@ -1,16 +1,20 @@
 """The making of a reply: what is stored, whichever way it ends."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
-from domain.conversations import PartKind
+from domain import generation
+from domain.conversations import GenerationSettings, ModelParams, PartKind
 from domain.errors import ProviderError, ReplyErrorCode
 from domain.events import Retrying
 from domain.models import FinishChunk, ReasoningChunk, RequestStarted, RetryChunk, TextChunk
-from domain.replies import FinishReason, ReplyStatus, Usage
+from domain.replies import FinishReason, Recovery, ReplyStatus, Usage
+from tertulia.services import open_services
 from tests.domain.conftest import Talk
-from tests.doubles import ScriptedModel, answer
+from tests.doubles import ScriptedModel, Step, WordCounter, answer
+from tests.serving import settings_for
 
 RATE_LIMITED = ProviderError(ReplyErrorCode.PROVIDER_RATE_LIMITED, "Busy.", retryable=True, retry_after=7)
 
@@ -42,8 +46,85 @@ async def test_reasoning_is_a_part_of_its_own_and_not_in_the_text(talk: Talk, mo
     assert reply.text == "Yes"
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause before a cut answer is asked for again."""
+    monkeypatch.setattr(generation, "CUT_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(generation, "LONGEST_PAUSE_SECONDS", 0.0)
+
+
+CUT = ProviderError(ReplyErrorCode.PROVIDER_UNAVAILABLE, "It broke off.", retryable=True)
+
+
+def cut_after(text: str) -> list[Step]:
+    return [RequestStarted(None), TextChunk(text), CUT]
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_an_answer_that_was_cut_is_asked_for_again_from_where_it_stopped(
+    talk: Talk, model: ScriptedModel
+) -> None:
+    model.play(cut_after("one two "), cut_after("three "), answer("four"))
+    reply = await talk.say("four words are here")
+    assert (reply.text, len(reply.parts)) == ("one two three four", 1)
+    assert [request.unfinished for request in model.requests] == ["", "one two ", "one two three "]
+    assert reply.reply is not None
+    assert (reply.reply.attempt, reply.reply.requests) == (1, 3)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_the_usage_of_every_request_is_added_up(talk: Talk, model: ScriptedModel) -> None:
+    model.play(cut_after("one two "), answer("three", usage=Usage(100, 10)))
+    reply = (await talk.say("four words are here")).reply
+    assert reply is not None
+    system, question, overhead = 9, 4, 8
+    assert reply.usage == Usage(system + question + overhead + 100, 2 + 10, estimated=True)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_what_a_continuation_repeats_is_dropped(talk: Talk, model: ScriptedModel) -> None:
+    model.play(cut_after("The capital of France is "), answer("capital of ", "France is Paris."))
+    assert (await talk.say()).text == "The capital of France is Paris."
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_continuation_may_only_write_what_is_left_of_the_most_tokens(talk: Talk, model: ScriptedModel) -> None:
+    model.play(cut_after("one two three "), answer("four"))
+    await talk.say("Hi", settings=GenerationSettings(params=ModelParams(max_tokens=10)))
+    assert [request.params.max_tokens for request in model.requests] == [10, 7]
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_reasoning_that_was_cut_stays_and_is_begun_anew(talk: Talk, model: ScriptedModel) -> None:
+    model.play([RequestStarted(None), ReasoningChunk("hm"), CUT], [ReasoningChunk("so"), *answer("Yes")])
+    reply = await talk.say()
+    assert [(p.kind, p.text) for p in reply.parts] == [
+        (PartKind.REASONING, "hm"),
+        (PartKind.REASONING, "so"),
+        (PartKind.TEXT, "Yes"),
+    ]
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_an_answer_is_asked_for_again_at_most_twice(talk: Talk, model: ScriptedModel) -> None:
+    model.play(cut_after("one "), cut_after("two "), cut_after("three "), answer("four"))
+    reply = await talk.say()
+    assert reply.text == "one two three "
+    assert reply.reply is not None
+    assert (reply.reply.status, reply.reply.requests) == (ReplyStatus.FAILED, 3)
+
+
+async def test_with_recovery_off_a_cut_answer_fails_at_once(tmp_path: Path, model: ScriptedModel) -> None:
+    model.play(cut_after("one "), answer("two"))
+    settings = settings_for(tmp_path, recovery=Recovery.KEEP)
+    async with open_services(settings, model=model, tokens=WordCounter()) as running:
+        reply = await Talk(running, model).say()
+    assert (reply.text, len(model.requests)) == ("one ", 1)
+
+
+@pytest.mark.usefixtures("at_once")
 async def test_a_failure_keeps_the_text_and_says_why_and_when_to_try_again(talk: Talk, model: ScriptedModel) -> None:
-    model.play([RequestStarted(None), TextChunk("Half a"), RATE_LIMITED])
+    model.play([RequestStarted(None), TextChunk("Half a"), RATE_LIMITED], [RATE_LIMITED])
     reply = await talk.say()
     assert reply.text == "Half a"
     assert reply.reply is not None

@@ -1,8 +1,8 @@
 """The journal: persist, then publish; the same rows again after an error; nothing after the lease is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +11,10 @@ import pytest
 from domain.accounts import LOCAL_USER_ID
 from domain.conversations import Conversation, GenerationSettings, Message, PartKind, Role, TitleSource
 from domain.errors import StorageError
-from domain.events import PartAdded, TextDelta
+from domain.events import Folder, PartAdded, TextDelta
 from domain.journal import PAUSE_CHARACTERS, Halt, Journal, Tail
-from domain.ports import Storage, UnitOfWork
-from domain.replies import FinishReason, Lease, Outcome, Reply, ReplyStatus
+from domain.ports import FlushEntry, FlushReport, Storage, UnitOfWork
+from domain.replies import FinishReason, HandOver, Lease, Outcome, Reply, ReplyStatus
 from persistence import schema
 from persistence.database import Database
 from persistence.notifier import LocalNotifier
@@ -24,6 +24,8 @@ from tests.domain.conftest import Talk
 from tests.domain.test_streaming import gated
 from tests.doubles import RecordingTelemetry, ScriptedModel, WordCounter
 from tests.serving import settings_for
+
+OWNER = "work_test"
 
 
 class TroubledStorage:
@@ -38,19 +40,21 @@ class TroubledStorage:
         self.refused = False
         self.embedded = True
 
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[UnitOfWork]:
+    async def flush(self, owner: str, entries: Sequence[FlushEntry]) -> FlushReport:
         self.waiting.set()
         await self.open.wait()
         if self.refused:
             raise StorageError("disk full")
-        async with self._real.write() as work:
-            yield work
+        report = await self._real.flush(owner, entries)
         if self.lost:
             self.lost -= 1
             raise StorageError("the answer to COMMIT was lost")
+        return report
 
-    def read(self) -> object:
+    def write(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        return self._real.write()
+
+    def read(self) -> AbstractAsyncContextManager[UnitOfWork]:
         return self._real.read()
 
 
@@ -65,7 +69,7 @@ class Desk:
     telemetry: RecordingTelemetry
 
     async def stored(self) -> list[tuple[int, object]]:
-        async with self.storage.read() as work:  # type: ignore[attr-defined]
+        async with self.storage.read() as work:
             assert isinstance(work, SqlUnitOfWork)
             return [(e.seq, e.event) for e in await work.log.after(self.lease.reply_id, self.lease.next_seq - 1, 100)]
 
@@ -82,7 +86,8 @@ async def claimed(storage: SqlStorage) -> Lease:
         await work.conversations.add(conversation)
         await work.messages.add(message)
         await work.replies.add(reply)
-        (lease,) = await work.replies.claim("work_test", 1)
+        await work.workers.beat(OWNER)
+        (lease,) = await work.replies.claim(OWNER, 1)
         await work.commit()
     return lease
 
@@ -94,9 +99,9 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     real = SqlStorage(database, SystemClock())
     lease = await claimed(real)
     storage, telemetry = TroubledStorage(real), RecordingTelemetry()
-    journal = Journal(storage, LocalNotifier(), telemetry, patience=0)  # type: ignore[arg-type]
+    journal = Journal(storage, LocalNotifier(), telemetry, OWNER, patience=0)
     running = asyncio.create_task(journal.run())
-    yield Desk(storage, journal, lease, journal.open(lease), telemetry)
+    yield Desk(storage, journal, lease, journal.open(lease, Folder()), telemetry)
     running.cancel()
     await database.close()
 
@@ -147,8 +152,8 @@ async def test_the_text_so_far_knows_what_is_being_committed(desk: Desk) -> None
 
 async def test_a_lost_lease_halts_the_generator_and_stores_nothing_more(desk: Desk) -> None:
     async with desk.storage.write() as work:
-        (orphan,) = await work.workers.orphans(0)
-        await work.workers.requeue(orphan)
+        (orphan,) = await work.workers.orphans(0, 10)
+        await work.workers.requeue(orphan, HandOver())
         await work.commit()
     before = await desk.stored()
     desk.tail.append(PartAdded(0, PartKind.TEXT))
@@ -159,7 +164,7 @@ async def test_a_lost_lease_halts_the_generator_and_stores_nothing_more(desk: De
 
 
 async def test_the_late_end_of_an_earlier_attempt_leaves_the_present_one_alone(desk: Desk) -> None:
-    present = desk.journal.open(replace(desk.lease, attempt=2))
+    present = desk.journal.open(replace(desk.lease, attempt=2), Folder())
     desk.journal.abandon(desk.lease)
     desk.tail.stop(Halt.LOST)
     await desk.tail.settle(DONE)

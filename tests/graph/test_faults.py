@@ -47,7 +47,12 @@ async def endpoint() -> AsyncIterator[ScriptedEndpoint]:
 @pytest.fixture
 async def server(tmp_path: Path, endpoint: ScriptedEndpoint) -> AsyncIterator[Serving]:
     settings = settings_for(
-        tmp_path, openai_base_url=endpoint.base_url, openai_api_key="sk-secret", max_retries=0, read_timeout=0.3
+        tmp_path,
+        openai_base_url=endpoint.base_url,
+        openai_api_key="sk-secret",
+        max_retries=0,
+        read_timeout=0.3,
+        recovery="keep",
     )
     async with serving(settings) as running:
         yield running
@@ -67,6 +72,14 @@ async def test_a_fault_upstream_is_a_failed_reply_that_can_be_made_again(
     again = (await server.ask(AGAIN, id=reply["id"]))["regenerateReply"]
     assert again["errors"] == []
     assert await settled_text(server, again["reply"]["id"]) == "Better"
+
+
+async def test_an_answer_that_was_cut_is_gone_on_with(tmp_path: Path, endpoint: ScriptedEndpoint) -> None:
+    endpoint.replies(stream(delta(content="Half "), Cut()), GOOD)
+    settings = settings_for(tmp_path, openai_base_url=endpoint.base_url, openai_api_key="k", max_retries=0)
+    async with serving(settings) as server:
+        reply = (await server.ask(SEND))["sendMessage"]["reply"]
+    assert (reply["status"], reply["text"], reply["generation"]["requests"]) == ("COMPLETE", "Half Better", 2)
 
 
 async def test_a_request_that_fails_before_any_text_is_repeated(tmp_path: Path, endpoint: ScriptedEndpoint) -> None:

@@ -57,7 +57,10 @@ def test_the_system_ends_connections_that_nobody_reads() -> None:
 
 
 async def test_a_server_that_stops_closes_its_sockets_with_1012(tmp_path: Path) -> None:
-    async with upstream(tokens=10_000) as endpoint, server_process(tmp_path, endpoint.base_url) as server:
+    async with (
+        upstream(tokens=10_000) as endpoint,
+        server_process(tmp_path, endpoint.base_url, TERTULIA_SHUTDOWN_GRACE="0") as server,
+    ):
         sent: Any = await graphql(server.url, SEND)
         events = by_socket(server.url, sent["sendMessage"]["reply"]["id"], None)
         await anext(events)

@@ -96,6 +96,7 @@ async def test_an_attempt_is_paid_for_once(shelf: Shelf) -> None:
 
 
 async def test_everything_goes_with_its_conversation(shelf: Shelf) -> None:
+    await shelf.beat()
     before = await rows(shelf)
     conversation = await shelf.conversation()
     parent = await shelf.message(conversation.id)
@@ -105,6 +106,7 @@ async def test_everything_goes_with_its_conversation(shelf: Shelf) -> None:
 
 
 async def test_everything_goes_with_its_user(shelf: Shelf) -> None:
+    await shelf.beat()
     before = await rows(shelf)
     user_id = await shelf.user()
     conversation = await shelf.conversation(user_id=user_id)

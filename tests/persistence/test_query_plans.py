@@ -54,7 +54,7 @@ async def everything(shelf: Shelf) -> list[Sent]:
         async with shelf.storage.write() as work:
             await work.keys.reserve(ME, "sendMessage", "k", "print")
             await work.keys.keep(ME, "sendMessage", "k", {})
-            await work.workers.orphans(10)
+            await work.workers.orphans(10, 50)
             await work.log.sweep(BEGINNING + timedelta(days=1))
             await work.keys.sweep(BEGINNING)
             await work.conversations.delete(conversation.id, BEGINNING)

@@ -10,6 +10,7 @@ from domain.conversations import ModelParams, Role
 from domain.errors import ProviderError
 from domain.models import ChatChunk, ChatRequest, FinishChunk, Model, PromptMessage, ReasoningChunk, TextChunk
 from providers.chat import ChatOptions, OpenAIChatModel, Provider
+from providers.completions import Continuation
 from tests.doubles import RecordingTelemetry
 from tests.providers.endpoint import ScriptedEndpoint
 
@@ -27,13 +28,20 @@ def request(*texts: str, model: str = MODEL, params: ModelParams | None = None) 
 class Asking:
     """`pauses` are the seconds that were to be waited before retries; nothing is really waited unless `waits`."""
 
-    def __init__(self, base_url: str, options: ChatOptions, *model_names: str, waits: bool = False) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        options: ChatOptions,
+        *model_names: str,
+        waits: bool = False,
+        continuation: Continuation = Continuation.INSTRUCT,
+    ) -> None:
         models = tuple(Model(name, "test", is_default=name == MODEL) for name in (MODEL, *model_names))
         self.telemetry = RecordingTelemetry()
         self.pauses: list[float] = []
         self._waits = waits
         self.model = OpenAIChatModel(
-            [Provider("test", base_url, KEY, models)], options, self.telemetry, sleep=self._sleep
+            [Provider("test", base_url, KEY, models, continuation)], options, self.telemetry, sleep=self._sleep
         )
 
     async def _sleep(self, seconds: float) -> None:
@@ -65,11 +73,16 @@ class Asking:
 
 @asynccontextmanager
 async def asking(
-    endpoint: ScriptedEndpoint | str, *model_names: str, options: ChatOptions | None = None, waits: bool = False
+    endpoint: ScriptedEndpoint | str,
+    *model_names: str,
+    options: ChatOptions | None = None,
+    waits: bool = False,
+    continuation: Continuation = Continuation.INSTRUCT,
 ) -> AsyncIterator[Asking]:
     """Ask the endpoint, or whatever is at this address; without retries unless `options` say otherwise."""
     base_url = endpoint if isinstance(endpoint, str) else endpoint.base_url
-    asking = Asking(base_url, options or ChatOptions(read_timeout=5, max_retries=0), *model_names, waits=waits)
+    options = options or ChatOptions(read_timeout=5, max_retries=0)
+    asking = Asking(base_url, options, *model_names, waits=waits, continuation=continuation)
     try:
         yield asking
     finally:

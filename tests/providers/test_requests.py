@@ -1,11 +1,14 @@
 """What the endpoint is asked: body, parameters and headers of the request."""
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from domain.conversations import ModelParams, Role
 from domain.models import ChatRequest, PromptMessage, RetryChunk
+from providers.completions import Continuation
 from tests.providers.asking import KEY, MODEL, Asking, asking, request
 from tests.providers.endpoint import WHOLE, ScriptedEndpoint, status, stream
 
@@ -92,3 +95,34 @@ async def test_an_endpoint_that_refuses_stream_options_is_asked_without_them(
     assert RetryChunk(0) in await chat.chunks()
     await chat.chunks()
     assert ["stream_options" in received.body for received in endpoint.requests] == [True, False, False]
+
+
+async def asked_to_go_on(endpoint: ScriptedEndpoint, unfinished: str, continuation: Continuation) -> list[Any]:
+    """The messages that the endpoint gets."""
+    endpoint.replies(stream(WHOLE))
+    async with asking(endpoint, continuation=continuation) as chat:
+        await chat.chunks(replace(request(params=ModelParams(max_tokens=7)), unfinished=unfinished))
+    assert endpoint.requests[0].body["max_tokens"] == 7
+    messages: list[Any] = endpoint.requests[0].body["messages"]
+    return messages
+
+
+QUESTION = {"role": "user", "content": "Hello?"}
+UNFINISHED = {"role": "assistant", "content": "Hello, my na"}
+
+
+async def test_an_endpoint_that_continues_a_last_message_gets_the_unfinished_one(endpoint: ScriptedEndpoint) -> None:
+    assert await asked_to_go_on(endpoint, "Hello, my na", Continuation.PREFILL) == [QUESTION, UNFINISHED]
+
+
+async def test_any_other_endpoint_is_asked_to_go_on_where_its_message_stopped(endpoint: ScriptedEndpoint) -> None:
+    question, unfinished, wish = await asked_to_go_on(endpoint, "Hello, my na", Continuation.INSTRUCT)
+    assert (question, unfinished, wish["role"]) == (QUESTION, UNFINISHED, "user")
+    assert all(words in wish["content"] for words in ("exactly where it stopped", "same language", "Do not repeat"))
+
+
+@pytest.mark.parametrize("continuation", Continuation)
+async def test_an_answer_of_which_nothing_was_shown_is_asked_for_as_ever(
+    endpoint: ScriptedEndpoint, continuation: Continuation
+) -> None:
+    assert await asked_to_go_on(endpoint, "", continuation) == [QUESTION]

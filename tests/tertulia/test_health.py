@@ -62,7 +62,7 @@ async def test_healthz_is_ok_while_the_worker_works(server: Serving) -> None:
 
 
 async def test_healthz_fails_once_the_worker_has_failed(server: Serving) -> None:
-    server.running.worker.failed = True
+    server.running.worker.failure.set()
     assert (await get(server, "/healthz"))[0] == 503
     assert (await get(server, "/readyz"))[1]["checks"]["worker"] == "failed"
 

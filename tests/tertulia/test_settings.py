@@ -13,7 +13,12 @@ from tests.tertulia.commands import ROOT, tertulia
 WRONG = {
     "DATABASE_URL": ("mysql://me:s3cret@db/chat", "sqlite:// and postgresql://"),
     "TERTULIA_DATABASE_POOL_SIZE": ("1", "greater than or equal to 2"),
+    "TERTULIA_DATABASE_POOL_TIMEOUT": ("0", "greater than 0"),
+    "TERTULIA_DATABASE_STATEMENT_TIMEOUT": ("0", "greater than 0"),
+    "TERTULIA_WORKER": ("2", "a valid boolean"),
+    "TERTULIA_RECOVERY": ("sometimes", "'continue' or 'keep'"),
     "OPENAI_BASE_URL": ("ftp://s3cret@models", "http:// or https://"),
+    "TERTULIA_CONTINUATION": ("guess", "'prefill' or 'instruct'"),
     "TERTULIA_PORT": ("eight", "a valid integer"),
     "TERTULIA_ALLOW_ANONYMOUS": ("perhaps", "a valid boolean"),
     "TERTULIA_ALLOWED_ORIGINS": ("chat.example.com", "write origins like https://chat.example.com"),
@@ -31,7 +36,7 @@ WRONG = {
     "TERTULIA_MAX_LIVE_REPLIES": ("0", "greater than or equal to 1"),
     "TERTULIA_STREAM_RETENTION": ("1", "greater than or equal to 10"),
     "TERTULIA_DELETED_RETENTION": ("-1", "greater than or equal to 0"),
-    "TERTULIA_SHUTDOWN_GRACE": ("61", "less than or equal to 60"),
+    "TERTULIA_SHUTDOWN_GRACE": ("21", "less than or equal to 20"),
     "TERTULIA_LOG_FORMAT": ("xml", "'auto', 'json' or 'console'"),
     "TERTULIA_LOG_LEVEL": ("loud", "'debug', 'info', 'warning' or 'error'"),
     "TERTULIA_GRAPHIQL": ("2", "a valid boolean"),
@@ -52,6 +57,7 @@ models = [{name = "large", title = "Large", context_tokens = 1000, capabilities 
 
 [providers.house]
 base_url = "http://127.0.0.1:11434/v1"
+continuation = "prefill"
 models = [{name = "small"}, {name = "gpt-4o"}]
 """
 
@@ -214,6 +220,18 @@ def test_the_endpoint_of_the_environment_comes_first_and_gives_the_default(monke
     assert [m.name for p in providers for m in p.models if m.is_default] == ["gpt-4o-mini"]
 
 
+def test_each_provider_is_asked_to_go_on_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTRAL_KEY", "k")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk")
+    assert ways_to_go_on() == {"openai": "instruct", "mistral": "instruct", "house": "prefill"}
+    monkeypatch.setenv("TERTULIA_CONTINUATION", "prefill")
+    assert ways_to_go_on() == {"openai": "prefill", "mistral": "instruct", "house": "prefill"}
+
+
+def ways_to_go_on() -> dict[str, str]:
+    return {provider.name: provider.continuation for provider in configured_providers(in_file(PROVIDERS))}
+
+
 def test_a_key_may_stand_in_dot_env() -> None:
     Path(".env").write_text("MISTRAL_KEY=from-file\n")
     assert configured_providers(in_file(PROVIDERS))[0].api_key == "from-file"
@@ -249,6 +267,7 @@ def test_a_model_that_two_providers_offer_is_refused(monkeypatch: pytest.MonkeyP
         ("[providers.a]\nbase_url = 'http://m'\nmodels = []", "providers.a.models should have at least 1 item"),
         ("[providers.a]\nbase_url = 'http://m'\napi_key = 's3cret'", "providers.a.models is missing"),
         (PROVIDERS.replace("api_key_env", "api_key"), "providers.mistral.api_key is no setting"),
+        (PROVIDERS.replace("prefill", "guess"), "providers.house.continuation should be 'prefill' or 'instruct'"),
         (PROVIDERS.replace('"TOOLS"', '"FLIGHT"'), "providers.mistral.models.0.capabilities.0 should be"),
     ],
 )

@@ -1,0 +1,150 @@
+"""How the end of an attempt is written: settled for good, handed over into the queue, or stopped while it waits there.
+
+Whether the end may be written is decided elsewhere: the reply and its conversation are held by the caller.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, insert, update
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from domain.events import Finished, LoggedEvent, fold
+from domain.ports import FlushEntry
+from domain.replies import FinishReason, HandOver, Lease, Outcome, ReplyStatus, Usage
+from persistence.connection import AnyRow, Connection
+from persistence.events import append_events, event_to_row, events_of, parts_to_json
+from persistence.tables import conversations, messages, replies, reply_attempts
+
+LIVE = (ReplyStatus.QUEUED.value, ReplyStatus.STREAMING.value)
+STOPPED_IN_QUEUE = Outcome(ReplyStatus.STOPPED, FinishReason.STOPPED_BY_USER)
+Ending = tuple[FlushEntry, Outcome | HandOver]
+
+
+async def end_attempts(connection: Connection, endings: Sequence[Ending], at: datetime) -> None:
+    """Store the ends of attempts whose last events have just been appended."""
+    await _settle(connection, [(e, outcome) for e, outcome in endings if isinstance(outcome, Outcome)], at)
+    for entry, outcome in endings:
+        if isinstance(outcome, HandOver):
+            await put_back(connection, entry.lease, outcome, at)
+
+
+async def put_back(
+    connection: Connection, lease: Lease, ended: HandOver, at: datetime, events: Sequence[LoggedEvent] = ()
+) -> None:
+    """Back into the queue: handed over, or, with the events that say so, rescued. Nothing when the lease was lost.
+
+    One that somebody wants stopped ends there.
+    """
+    row = (await connection.execute(_put_back(lease, ended, rescues=int(bool(events))))).one_or_none()
+    if row is None:
+        return
+    message = messages.c.id == lease.reply_id
+    await connection.execute(update(messages).where(message).values(token_count=ended.token_count))
+    await connection.execute(insert(reply_attempts), [_usage(lease, ended.usage, at)])
+    await append_events(connection, [event_to_row(lease.reply_id, event) for event in events])
+    if row.stop_requested:
+        await stop_in_queue(connection, row, at)
+
+
+async def stop_in_queue(connection: Connection, row: AnyRow, at: datetime) -> None:
+    """Settle a reply that waits, with what an earlier attempt had shown of it.
+
+    Those that waited for it now wait for what it waited for. Its conversation must be held: else a reply that is being
+    added would wait for this one and so for nothing.
+    """
+    shown = [logged for _, logged in await events_of(connection, [row.id])]
+    seq = shown[-1].seq + 1 if shown else 1
+    await append_events(
+        connection, [event_to_row(row.id, LoggedEvent(seq, row.attempt, Finished(ReplyStatus.STOPPED)))]
+    )
+    parts = parts_to_json(fold(shown))
+    await connection.execute(update(messages).where(messages.c.id == row.id).values(parts=parts))
+    values = settled(STOPPED_IN_QUEUE, at, seq)
+    await connection.execute(update(replies).where(replies.c.id == row.id).values(stop_requested=True, **values))
+    await connection.execute(update(replies).where(replies.c.behind_id == row.id).values(behind_id=row.behind_id))
+
+
+def _put_back(lease: Lease, ended: HandOver, rescues: int) -> ReturningUpdate[tuple[Any, ...]]:
+    streaming = replies.c.status == ReplyStatus.STREAMING.value
+    put_back = update(replies).where(replies.c.id == lease.reply_id, replies.c.attempt == lease.attempt, streaming)
+    return put_back.values(
+        status=ReplyStatus.QUEUED.value,
+        owner=None,
+        rescues=replies.c.rescues + rescues,
+        requests=replies.c.requests + ended.requests,
+    ).returning(replies)
+
+
+def _usage(lease: Lease, usage: Usage, at: datetime) -> dict[str, Any]:
+    return {
+        "reply_id": lease.reply_id,
+        "attempt": lease.attempt,
+        "ended_at": at,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cached_input_tokens": usage.cached_input_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "estimated": usage.estimated,
+    }
+
+
+async def _settle(connection: Connection, ended: Sequence[tuple[FlushEntry, Outcome]], at: datetime) -> None:
+    if not ended:
+        return
+    execute = connection.execute
+    await execute(insert(reply_attempts), [_usage(entry.lease, outcome.usage, at) for entry, outcome in ended])
+    await execute(_FOLD, [_message(entry, outcome) for entry, outcome in ended])
+    await execute(_END, [_reply(entry, outcome, at) for entry, outcome in ended])
+    touched = sorted({entry.lease.conversation_id for entry, _ in ended})
+    which = connection.among(conversations.c.id, touched)
+    await execute(update(conversations).where(which).values(last_activity_at=at, updated_at=at))
+
+
+_FOLD = (
+    update(messages)
+    .where(messages.c.id == bindparam("message_id"))
+    .values(parts=bindparam("folded"), token_count=bindparam("tokens"))
+)
+_END = (
+    update(replies)
+    .where(replies.c.id == bindparam("reply_id"))
+    .values(requests=replies.c.requests + bindparam("asked"))
+)
+
+
+def settled(outcome: Outcome, at: datetime, last_seq: int) -> dict[str, Any]:
+    """The columns of a reply that say that it has ended, and how."""
+    error = outcome.error
+    return {
+        "status": outcome.status.value,
+        "finish_reason": outcome.finish_reason.value,
+        "error_code": error.code.value if error else None,
+        "error_message": error.message if error else None,
+        "error_retryable": error.retryable if error else None,
+        "error_retry_after_ms": error.retry_after_ms if error else None,
+        "finished_at": at,
+        "last_seq": last_seq,
+        "owner": None,
+    }
+
+
+def _reply(entry: FlushEntry, outcome: Outcome, at: datetime) -> dict[str, Any]:
+    return {
+        "reply_id": entry.lease.reply_id,
+        "asked": outcome.requests,
+        "first_token_at": outcome.first_token_at,
+        "response_model": outcome.response_model,
+        "completion_id": outcome.completion_id,
+        "request_id": outcome.request_id,
+        **settled(outcome, at, entry.events[-1].seq),
+    }
+
+
+def _message(entry: FlushEntry, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "message_id": entry.lease.reply_id,
+        "folded": parts_to_json(entry.parts),
+        "tokens": outcome.token_count,
+    }
