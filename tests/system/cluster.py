@@ -9,7 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,6 @@ class Cluster:
     database: "asyncpg.Pool[asyncpg.Record]"
     proxies: list[FaultyProxy]
     """In front of the servers, where an experiment asked for them: clients go through these."""
-    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     # ── as a client ──
 
@@ -103,24 +102,22 @@ class Cluster:
         return made
 
     async def start(self, server: ServerProcess) -> None:
-        """Returns when it works and is known by the id under which it owns replies."""
-        async with self.starting:
-            known = {row["id"] for row in await self.rows("SELECT id FROM workers")}
-            await server.start()
-            while server.worker is None:
-                found = {row["id"] for row in await self.rows("SELECT id FROM workers")} - known
-                server.worker = next(iter(found), None)
+        """Returns when it works, and is known by the id under which it owns replies."""
+        await server.start()
+        assert server.worker or not server.works, f"it did not say under which id it owns replies: {server.output}"
 
 
 @asynccontextmanager
-async def cluster(servers: int = 3, *, proxied: bool = False, **environment: str) -> AsyncIterator[Cluster]:
+async def cluster(
+    servers: int = 3, *, proxied: bool = False, command: tuple[str, ...] = ("serve",), **environment: str
+) -> AsyncIterator[Cluster]:
     """`servers` running servers with these settings. With `proxied` clients go through a proxy to each."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tertulia-faults-")))
         postgres = await stack.enter_async_context(postgres_process())
         upstream = await stack.enter_async_context(upstream_process())
         settings = environment_for(upstream, DATABASE_URL=postgres.url) | environment
-        made = [ServerProcess(settings, folder) for _ in range(servers)]
+        made = [ServerProcess(settings, folder, command) for _ in range(servers)]
         http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS)
         )

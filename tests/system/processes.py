@@ -35,6 +35,7 @@ class ServerProcess:
         self.url = f"http://127.0.0.1:{self._command[-1]}" if "serve" in command else ""
         self.crashes: Counter[str] = Counter()
         """Exceptions that nobody expected: where they were raised, and how often."""
+        self.works = "--no-worker" not in command
         self.worker: str | None = None
         """The id under which it owns replies, once it has said it."""
 

@@ -12,6 +12,7 @@ from tests.system.cluster import Cluster, Row, cluster
 from tests.system.load import Talk, faults_in, scripts, talk
 from tests.system.processes import ServerProcess
 from tests.system.report import Outcome, Progress, processes
+from tests.system.tokens import numbers
 
 LIVE = 12
 TAKEN_SECONDS = 25.0
@@ -126,7 +127,5 @@ async def _in_hand(servers: Cluster, talks: list[Talk], taken: list[str]) -> int
     for call in await servers.calls():
         if call["key"] in keys:
             first.setdefault(call["key"], call["sent"])
-    shown = (
-        "SELECT coalesce(sum(regexp_count(text, ' ')), 0) FROM reply_events WHERE reply_id = ANY($1) AND attempt = 1"
-    )
-    return sum(first.values()) - await servers.number(shown, taken)
+    query = "SELECT text FROM reply_events WHERE reply_id = ANY($1) AND attempt = 1 AND kind = 'text'"
+    return sum(first.values()) - sum(len(numbers(row["text"])) for row in await servers.rows(query, taken))

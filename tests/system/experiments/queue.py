@@ -1,10 +1,10 @@
-"""Many queued replies and several processes that claim them: each is asked of the model exactly once."""
+"""Many queued replies and several processes that do nothing but make them: the model is asked once for each."""
 
 import asyncio
 from collections import Counter
 
 from tests.system.cluster import Cluster, cluster
-from tests.system.load import STOP, Talk, faults_in, send
+from tests.system.load import Talk, faults_in, send
 from tests.system.report import LONG, Outcome, Progress
 from tests.system.tokens import Script
 
@@ -14,16 +14,14 @@ SENDERS = 16
 async def claim_a_queue(scale: float, seed: int, progress: Progress) -> Outcome:
     planned = max(40, round(2_000 * scale))
     outcome, claimers, claiming = Outcome(), set[str](), 4 if scale >= LONG else 2
-    async with cluster(1, TERTULIA_MAX_LIVE_REPLIES="1") as servers:
-        blocker = await send(servers, Script("blocker", 1, 1, first=3_000))
+    async with cluster(1, command=("serve", "--no-worker")) as servers:
         talks = await _queue(servers, planned, progress)
         queued = await servers.number("SELECT count(*) FROM replies WHERE status = 'QUEUED'")
         share = str(max(3, planned // 50))  # at a time: few enough that every process gets some
-        more = [servers.another(TERTULIA_MAX_LIVE_REPLIES=share) for _ in range(claiming)]
+        more = [servers.another(("worker",), TERTULIA_MAX_LIVE_REPLIES=share) for _ in range(claiming)]
         await asyncio.gather(*(servers.start(server) for server in more))
         await _until_settled(servers, planned, claimers, progress)
-        await servers.ask(0, STOP, id=blocker.reply_id)
-        calls = Counter(call["key"] for call in await servers.calls() if call["key"] != "blocker")
+        calls = Counter(call["key"] for call in await servers.calls())
         faults = await faults_in(servers, talks)
         again = await servers.number("SELECT count(*) FROM replies WHERE attempt <> 1")
     outcome.injected = f"{queued:,} replies queued, {len(claimers)} processes claimed"
