@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(BIN)/uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 
-.PHONY: help run test check format install graphiql schema lock audit clean
+.PHONY: help run test faults check format install graphiql schema lock audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -17,6 +17,9 @@ run: $(VENV)/.ready $(VENV)/.graphiql ## start the server on http://127.0.0.1:80
 
 test: $(VENV)/.ready-dev $(VENV)/.clients ## run all tests, with a real PostgreSQL
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/.ready-dev ## inject every fault at full length: about an hour; `make faults ONLY=stop` for one of them
+	$(BIN)/python -m tests.system.faults $(ONLY)
 
 check: $(VENV)/.ready-dev ## lint, types, import rules, the printed schema
 	$(BIN)/ruff check .

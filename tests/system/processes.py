@@ -1,56 +1,92 @@
 """Real server processes: started as an operator starts them, killed as the world kills them."""
 
 import asyncio
+import json
 import os
 import signal
+import socket
 import sys
+from collections import Counter, deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
 
 ROOT = Path(__file__).parents[2]
+KEPT_LINES = 1_000
 
 
 class ServerProcess:
-    """`tertulia serve` in a process of its own, on a free port of loopback."""
+    """`tertulia serve` in a process of its own, on a port of loopback that it keeps when it is started again."""
 
-    def __init__(self, environment: dict[str, str], folder: Path) -> None:
-        self._environment = environment
-        self._folder = folder
+    def __init__(
+        self,
+        environment: dict[str, str],
+        folder: Path,
+        command: tuple[str, ...] = ("serve",),
+        program: str = "tertulia.cli",
+    ) -> None:
+        self.environment = environment
+        self.folder = folder
+        self._command = [program, *command, *(["--port", str(free_port())] if "serve" in command else [])]
         self._process: asyncio.subprocess.Process | None = None
-        self.url = ""
-        self.output = ""
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.url = f"http://127.0.0.1:{self._command[-1]}" if "serve" in command else ""
+        self.crashes: Counter[str] = Counter()
+        """Exceptions that nobody expected: where they were raised, and how often."""
+        self.works = "--no-worker" not in command
+        self.worker: str | None = None
+        """The id under which it owns replies, once it has said it."""
 
     async def start(self) -> None:
-        """Returns when it listens; a process that ends instead raises with what it said."""
+        """Returns when it works; a process that ends instead raises with what it said."""
+        self.worker = None
+        self._lines.clear()
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "tertulia.cli",
-            "serve",
-            "--port",
-            "0",
-            cwd=self._folder,
-            env=self._environment | {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+            *self._command,
+            cwd=self.folder,
+            env=environment | self.environment,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            limit=2**20,
         )
         assert self._process.stdout is not None
-        self.output = ""
+        ready = "GraphiQL" if self.url else '"started"'
         async for line in self._process.stdout:
-            self.output += line.decode()
-            if "GraphiQL" in self.output and "http://" in self.output:
-                self.url = "http://" + self.output.split("http://")[1].split("/")[0]
+            self._heard(line)
+            if ready in line.decode(errors="replace"):
                 break
         else:
             raise AssertionError(f"the server did not start: {self.output}")
         self._draining = asyncio.create_task(self._drain(self._process.stdout))
 
+    @property
+    def output(self) -> str:
+        return "".join(self._lines)
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def returncode(self) -> int | None:
+        return None if self._process is None else self._process.returncode
+
+    def _heard(self, line: bytes) -> None:
+        self._lines.append(line.decode(errors="replace"))
+        if b'"started"' in line or b'"exception"' in line:
+            with suppress(ValueError):
+                said = json.loads(line)
+                self.worker = said.get("worker", self.worker)
+                self.crashes.update([f"{said['event']}: {said['exception']}"] if "exception" in said else [])
+
     async def _drain(self, stdout: asyncio.StreamReader) -> None:
         async for line in stdout:
-            self.output += line.decode(errors="replace")
+            self._heard(line)
 
     async def kill(self) -> None:
         """SIGKILL: no farewell."""
@@ -60,6 +96,15 @@ class ServerProcess:
         """SIGTERM; the exit code."""
         return await self._end(signal.SIGTERM)
 
+    def freeze(self) -> None:
+        """SIGSTOP: it holds everything and does nothing, as under a debugger or a sleeping host."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     async def _end(self, how: signal.Signals) -> int:
         assert self._process is not None
         if self._process.returncode is None:
@@ -67,11 +112,19 @@ class ServerProcess:
         return await self._process.wait()
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment_for(upstream: str, **more: str) -> dict[str, str]:
+    return {"OPENAI_BASE_URL": upstream, "OPENAI_API_KEY": "test", "TERTULIA_LOG_FORMAT": "json"} | more
+
+
 @asynccontextmanager
 async def server_process(folder: Path, upstream: str, **environment: str) -> AsyncIterator[ServerProcess]:
-    server = ServerProcess(
-        {"OPENAI_BASE_URL": upstream, "OPENAI_API_KEY": "test", "TERTULIA_LOG_FORMAT": "json"} | environment, folder
-    )
+    server = ServerProcess(environment_for(upstream, **environment), folder)
     await server.start()
     try:
         yield server

@@ -1,37 +1,85 @@
-"""An OpenAI-compatible endpoint that answers differently on every call, so that a second attempt shows."""
+"""An OpenAI-compatible endpoint that answers differently on every call, so that a second attempt shows.
+
+The last message of the user says how to answer: `key tokens=300 rate=20 first=0.5 pad=0`. Every token carries the
+number of its call, its own number and its time of departure: `7.42@1234.5678 `. When the request ends with the
+beginning of an answer, the tokens are numbered on from there: an answer is whole when it holds each number once.
+
+By itself (`python -m tests.system.upstream`) it is a process whose `/calls` tells what it has seen.
+"""
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from aiohttp import web
 
+from tests.system.tokens import Script, numbers
+
+
+@dataclass(slots=True)
+class Call:
+    """One request; times are of the monotonic clock, which all processes of a machine share."""
+
+    number: int
+    key: str
+    began: float
+    goes_on_from: int = 0
+    sent: int = 0
+    first_token: float | None = None
+    ended: float | None = None
+    whole: bool = False
+    """Ended by itself; otherwise whoever asked has closed the connection."""
+
 
 class Upstream:
-    """Streams `tokens` tokens at `rate` per second, each with the number of its call and its own number."""
+    """Streams `tokens` tokens at `rate` per second where a message does not say otherwise."""
 
     def __init__(self, tokens: int = 100, rate: float = 100.0) -> None:
-        self.tokens = tokens
-        self.rate = rate
-        self.calls = 0
+        self._default = Script("", tokens, rate)
+        self.calls: list[Call] = []
         self.closed = asyncio.Event()
         self.base_url = ""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        self.calls += 1
-        call = self.calls
+        script, shown = self._asked((await request.json())["messages"])
+        call = Call(len(self.calls) + 1, script.key, time.monotonic(), len(numbers(shown)))
+        self.calls.append(call)
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         try:
-            for number in range(self.tokens):
-                await response.write(frame({"content": f"{call}.{number} "}))
-                await asyncio.sleep(1 / self.rate)
-            await response.write(frame({}, "stop") + b"data: [DONE]\n\n")
+            await self._stream(response, call, script)
+            call.whole = True
         except (ConnectionResetError, asyncio.CancelledError):
             self.closed.set()
             raise
+        finally:
+            call.ended = time.monotonic()
         return response
+
+    async def _stream(self, response: web.StreamResponse, call: Call, script: Script) -> None:
+        due = time.monotonic() + script.first
+        for number in range(call.goes_on_from, script.tokens):
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            now = time.monotonic()
+            call.first_token = call.first_token or now
+            await response.write(frame({"content": f"{call.number}.{number}@{now:.4f}{'.' * script.pad} "}))
+            call.sent += 1
+            due += 1 / script.rate
+        await response.write(frame({}, "stop") + b"data: [DONE]\n\n")
+
+    def _asked(self, messages: list[dict[str, Any]]) -> tuple[Script, str]:
+        """How to answer, and what of the answer was given before."""
+        shown = ""
+        for message in reversed(messages):
+            if message["role"] == "assistant":
+                shown = str(message["content"])
+            elif message["role"] == "user" and (script := Script.read(str(message["content"]))):
+                return script, shown
+        return self._default, ""
 
 
 def frame(delta: dict[str, str], reason: str | None = None) -> bytes:
@@ -42,13 +90,30 @@ def frame(delta: dict[str, str], reason: str | None = None) -> bytes:
 @asynccontextmanager
 async def upstream(tokens: int = 100, rate: float = 100.0) -> AsyncIterator[Upstream]:
     made = Upstream(tokens, rate)
-    app = web.Application()
+
+    async def calls(request: web.Request) -> web.Response:
+        return web.json_response([asdict(call) for call in made.calls[int(request.query.get("after", 0)) :]])
+
+    app = web.Application(client_max_size=2**26)
     app.router.add_post("/v1/chat/completions", made.answer)
+    app.router.add_get("/calls", calls)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()
     made.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
     try:
         yield made
     finally:
         await runner.cleanup()
+
+
+async def serve() -> None:
+    async with upstream() as made:
+        print(made.base_url, flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    uvloop.run(serve())

@@ -1,0 +1,27 @@
+"""The experiments by the names of their rows; one more is one line more."""
+
+from tests.system.experiments.bells import cut_the_listeners, delay_across_processes
+from tests.system.experiments.clocks import shift_a_clock
+from tests.system.experiments.freezes import freeze_the_generator
+from tests.system.experiments.kills import kill_the_generator
+from tests.system.experiments.outages import kill_the_database
+from tests.system.experiments.queue import claim_a_queue
+from tests.system.experiments.restarts import restart_in_turn
+from tests.system.experiments.sends import repeat_sends
+from tests.system.experiments.sockets import drop_all_sockets
+from tests.system.experiments.stops import stop_from_elsewhere
+from tests.system.report import Experiment
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "kill -9 of the generating process": kill_the_generator,
+    "SIGSTOP beyond the lease, then SIGCONT": freeze_the_generator,
+    "queue claimed by four processes": claim_a_queue,
+    "PostgreSQL killed under live replies": kill_the_database,
+    "LISTEN connection cut": cut_the_listeners,
+    "sends repeated at once": repeat_sends,
+    "stop from another process": stop_from_elsewhere,
+    "rolling restart under load": restart_in_turn,
+    "all sockets dropped at once": drop_all_sockets,
+    "host clock off by two hours": shift_a_clock,
+    "delay across processes": delay_across_processes,
+}

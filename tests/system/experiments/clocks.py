@@ -1,0 +1,51 @@
+"""A host whose clock is two hours off, before and behind: nobody takes anything over because of it."""
+
+import asyncio
+from datetime import UTC, datetime
+
+from tests.system.cluster import Cluster, cluster
+from tests.system.load import Talk, faults_in, patiently, scripts, talk
+from tests.system.report import LONG, Outcome, Progress, processes
+
+SHIFTS = (2 * 3600, -2 * 3600)
+LIVE = 15
+CREATED = "query ($id: ID!) { message(id: $id) { createdAt } }"
+
+
+async def shift_a_clock(scale: float, seed: int, progress: Progress) -> Outcome:
+    """Replies on all processes, for longer than three leases; the short form for one and a half."""
+    seconds = 33 if scale >= LONG else 15
+    talks: list[Talk] = []
+    outcome, shifts, owners = Outcome(), list[float](), set[str]()
+    async with cluster(processes(scale) - 1) as servers:
+        for shift in SHIFTS if scale >= LONG else SHIFTS[:1]:
+            wrong = servers.another(program="tests.system.shifted", KIT_CLOCK_SHIFT=str(shift))
+            await servers.start(wrong)
+            progress(f"a clock is off by {shift} s")
+            script = scripts(seed, (seconds * 8, seconds * 8), rate=8)
+            keys = [f"clock-{shift}-{n}" for n in range(LIVE)]
+            talking = [asyncio.create_task(talk(servers, script(key), n, 3, talks)) for n, key in enumerate(keys)]
+            shifts.append(await _seen_shift(servers, len(servers.servers) - 1, talks))
+            owners |= {row["owner"] for row in await servers.rows("SELECT DISTINCT owner FROM replies") if row["owner"]}
+            await asyncio.gather(*talking)
+            await wrong.kill()
+            servers.servers.remove(wrong)
+        again = await servers.number("SELECT count(*) FROM replies WHERE attempt <> 1 OR rescues <> 0")
+        faults = await faults_in(servers, talks)
+    outcome.injected = "one clock off by " + " and ".join(f"{shift / 3600:+.2f} h" for shift in shifts)
+    outcome.figures += [f"{again} takeovers", f"replies of {seconds} s made by {len(owners)} processes"]
+    outcome.expect(all(abs(shift) > 7_000 for shift in shifts), "the clock was not off")
+    outcome.expect(len(owners) >= processes(scale), "not every process made replies")
+    outcome.expect(again == 0, f"{again} false takeovers")
+    outcome.found(faults, len(talks), "replies")
+    return outcome
+
+
+async def _seen_shift(servers: Cluster, wrong: int, talks: list[Talk]) -> float:
+    """How far off the times are that the process writes: what it says of a message that it was just sent."""
+    await asyncio.sleep(2)
+    apart = []
+    for made in talks[-LIVE:]:
+        created = (await patiently(servers, CREATED, id=made.message_id))["message"]["createdAt"]
+        apart.append((datetime.fromisoformat(created) - datetime.now(UTC)).total_seconds())
+    return max(apart, key=abs)
