@@ -6,7 +6,7 @@ several users in the order of their ids: so it is held shortly, and no two trans
 here knows who reads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -56,6 +56,8 @@ class SqlFeed:
         if self._connection.is_sqlite:
             await self._write_in_two_steps(rows, totals)
         else:
+            if len(totals) > 1:
+                await self._hold(totals)
             arrays = {name: [row[name] for row in rows] for name in rows[0]}
             await self._connection.execute(_WRITE, {"owner": list(totals), "total": list(totals.values())} | arrays)
 
@@ -76,6 +78,11 @@ class SqlFeed:
         old = old.order_by(conversation_events.c.at).limit(SWEPT_AT_ONCE).with_for_update(skip_locked=True)
         gone = delete(conversation_events).where(tuple_(*key).in_(select(old.cte("old"))))
         await self._connection.execute(gone)
+
+    async def _hold(self, user_ids: Iterable[str]) -> None:
+        """Lock users in the order of their ids, as an UPDATE of several would not."""
+        query = select(users.c.id).where(self._connection.among(users.c.id, list(user_ids))).order_by(users.c.id)
+        await self._connection.execute(query.with_for_update(key_share=True))
 
     async def _write_in_two_steps(self, rows: list[dict[str, Any]], totals: Mapping[str, int]) -> None:
         raised = users.c.event_seq + case(totals, value=users.c.id)
@@ -112,18 +119,11 @@ def _write() -> postgresql.Insert:
     happened = _unnested(
         "happened", user_id=Id(), place=BigInteger(), kind=Text(), conversation_id=Id(), message_id=Id()
     )
-    held = (
-        select(users.c.id, given.c.total)
-        .join(given, given.c.owner == users.c.id)
-        .order_by(users.c.id)
-        .with_for_update(key_share=True, of=users)
-        .cte("held")
-    )
     moved = (
         update(users)
-        .where(users.c.id == held.c.id)
-        .values(event_seq=users.c.event_seq + held.c.total)
-        .returning(users.c.id, (users.c.event_seq - held.c.total).label("before"))
+        .where(users.c.id == given.c.owner)
+        .values(event_seq=users.c.event_seq + given.c.total)
+        .returning(users.c.id, (users.c.event_seq - given.c.total).label("before"))
         .cte("moved")
     )
     rows = select(
