@@ -66,10 +66,10 @@ class SqlFeed:
         return (await self._connection.execute(query)).scalar_one_or_none() or 0
 
     async def after(self, user_id: str, seq: int, limit: int) -> tuple[int, list[ConversationEvent]]:
-        later = and_(conversation_events.c.user_id == users.c.id, conversation_events.c.seq > seq)
-        query = select(users.c.event_seq, conversation_events).outerjoin(conversation_events, later)
-        query = query.where(users.c.id == user_id).order_by(conversation_events.c.seq).limit(limit)
-        rows = (await self._connection.execute(query)).all()
+        theirs = and_(conversation_events.c.user_id == user_id, conversation_events.c.seq > seq)
+        later = select(conversation_events).where(theirs).order_by(conversation_events.c.seq).limit(limit).subquery()
+        query = select(users.c.event_seq, later).outerjoin(later, later.c.user_id == users.c.id)
+        rows = (await self._connection.execute(query.where(users.c.id == user_id).order_by(later.c.seq))).all()
         return (rows[0].event_seq if rows else 0), [_event(row) for row in rows if row.seq is not None]
 
     async def sweep(self, age: timedelta) -> None:
@@ -80,7 +80,11 @@ class SqlFeed:
         await self._connection.execute(gone)
 
     async def _hold(self, user_ids: Iterable[str]) -> None:
-        """Lock users in the order of their ids, as an UPDATE of several would not."""
+        """Lock several users in the order of their ids, which an UPDATE alone does not keep to.
+
+        Not in the statement that raises the counters: with its older snapshot that would lock a row's new version
+        first and its old one second, in a circle with those who come along the other way.
+        """
         query = select(users.c.id).where(self._connection.among(users.c.id, list(user_ids))).order_by(users.c.id)
         await self._connection.execute(query.with_for_update(key_share=True))
 
@@ -114,7 +118,7 @@ def _unnested(name: str, **types: TypeEngine[Any]) -> TableValuedAlias:
 
 
 def _write() -> postgresql.Insert:
-    """One statement for any number of users and events, in which time passes only while it waits for a lock."""
+    """Raise the counters of any number of users, and store any number of events with the numbers that these give."""
     given = _unnested("given", owner=Id(), total=BigInteger())
     happened = _unnested(
         "happened", user_id=Id(), place=BigInteger(), kind=Text(), conversation_id=Id(), message_id=Id()
