@@ -6,7 +6,7 @@ several users in the order of their ids: so it is held shortly, and no two trans
 here knows who reads.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -57,7 +57,7 @@ class SqlFeed:
             await self._write_in_two_steps(rows, totals)
         else:
             if len(totals) > 1:
-                await self._hold(totals)
+                await self._hold(list(totals))
             arrays = {name: [row[name] for row in rows] for name in rows[0]}
             await self._connection.execute(_WRITE, {"owner": list(totals), "total": list(totals.values())} | arrays)
 
@@ -79,13 +79,13 @@ class SqlFeed:
         gone = delete(conversation_events).where(tuple_(*key).in_(select(old.cte("old"))))
         await self._connection.execute(gone)
 
-    async def _hold(self, user_ids: Iterable[str]) -> None:
+    async def _hold(self, user_ids: Sequence[str]) -> None:
         """Lock several users in the order of their ids, which an UPDATE alone does not keep to.
 
         Not in the statement that raises the counters: with its older snapshot that would lock a row's new version
         first and its old one second, in a circle with those who come along the other way.
         """
-        query = select(users.c.id).where(self._connection.among(users.c.id, list(user_ids))).order_by(users.c.id)
+        query = select(users.c.id).where(self._connection.among(users.c.id, user_ids)).order_by(users.c.id)
         await self._connection.execute(query.with_for_update(key_share=True))
 
     async def _write_in_two_steps(self, rows: list[dict[str, Any]], totals: Mapping[str, int]) -> None:
