@@ -19,6 +19,9 @@ TAKEN_SECONDS = 25.0
 THAWED_SECONDS = 2.0
 LOG = "SELECT attempt, count(*) AS rows, max(seq) AS newest FROM reply_events WHERE reply_id = $1 GROUP BY attempt"
 
+LOCKING = """SELECT count(*) FROM pg_stat_activity
+             WHERE state = 'idle in transaction' AND state_change < clock_timestamp() - interval '10 s'"""
+
 
 @dataclass
 class Freezes:
@@ -26,6 +29,8 @@ class Freezes:
     held: int = 0
     """Live replies of frozen processes, and those of them that others took over in time."""
     taken: int = 0
+    locking: int = 0
+    """Transactions that the frozen left open, where not everything was taken over."""
     late_rows: int = 0
     in_hand: int = 0
     """Tokens that the upstream sent to frozen processes, and that nobody may ever see."""
@@ -51,6 +56,7 @@ async def freeze_the_generator(scale: float, seed: int, progress: Progress) -> O
     ]
     outcome.expect(freezes.held >= freezes.done, "not every frozen process made a reply")
     outcome.expect(freezes.taken == freezes.held, f"{freezes.held - freezes.taken} replies were not taken over")
+    outcome.expect(not freezes.locking, f"{freezes.locking} transactions of the frozen were left open meanwhile")
     outcome.expect(freezes.in_hand > 0, "no frozen process had anything in its hands")
     outcome.expect(freezes.late_rows == 0, f"{freezes.late_rows} rows written by the thawed")
     outcome.expect(not finished and ended == freezes.replies, "not every reply has exactly one terminal event")
@@ -70,6 +76,16 @@ async def _round(servers: Cluster, seed: int, freezes: Freezes) -> None:
     await asyncio.sleep(0.2)  # what was under way to the database has arrived
     held = {reply: attempt for victim in victims for reply, attempt in await servers.streaming(victim.worker)}
     taken, before = await _taken_over(servers, held, [str(victim.worker) for victim in victims])
+    if len(taken) != len(held):
+        print(
+            [
+                (r["q"], str(r["age"]))
+                for r in await servers.rows(
+                    "SELECT left(query,90) q, clock_timestamp()-state_change age FROM pg_stat_activity WHERE state like 'idle in tr%'"
+                )
+            ]
+        )
+    freezes.locking += 0 if len(taken) == len(held) else await servers.number(LOCKING)
     for victim in victims:
         victim.thaw()
     await asyncio.sleep(THAWED_SECONDS)
