@@ -10,6 +10,7 @@ from datetime import datetime
 
 from domain.accounts import User
 from domain.conversations import (
+    Change,
     Conversation,
     GenerationSettings,
     Message,
@@ -25,9 +26,10 @@ from domain.conversations import (
 from domain.errors import IdempotencyMismatch, InvalidInput, ModelUnavailable, NotFound
 from domain.inputs import CreateConversation, Rules, fingerprint
 from domain.models import Model
-from domain.ports import ChatModel, Clock, Ids, Notifier, Storage, TokenCounter, UnitOfWork
+from domain.ports import ChatModel, Clock, Ids, Notifier, TokenCounter
 from domain.prompting import count_tokens
-from domain.topics import QUEUE, STOP, reply_topic
+from domain.storage import Storage, UnitOfWork
+from domain.topics import QUEUE, STOP, reply_topic, user_topic
 
 UNTITLED = "New conversation"
 OPERATION = "createConversation"
@@ -151,6 +153,7 @@ class ConversationService:
             if key is not None:
                 await work.keys.keep(user_id, OPERATION, key, {"conversation_id": conversation.id})
             await work.commit()
+        self._notifier.ring(user_topic(user_id))
         return conversation.id, False
 
     async def rename(self, user_id: str, conversation_id: str, title: str | None) -> None:
@@ -166,7 +169,9 @@ class ConversationService:
                 updated_at=self._clock.now(),
             )
             await work.conversations.update(renamed)
+            work.feed.add(user_id, Change.CONVERSATION_UPDATED, conversation_id)
             await work.commit()
+        self._notifier.ring(user_topic(user_id))
 
     async def delete(self, user_id: str, conversation_id: str) -> None:
         """Its live replies stop and their streams end; nobody finds it any more. Atomic."""
@@ -176,8 +181,9 @@ class ConversationService:
             for reply_id in live:
                 await work.replies.request_stop(reply_id)
             await work.conversations.delete(conversation_id, self._clock.now())
+            work.feed.add(user_id, Change.CONVERSATION_DELETED, conversation_id)
             await work.commit()
-        self._notifier.ring(STOP, QUEUE, *(reply_topic(reply_id) for reply_id in live))
+        self._notifier.ring(user_topic(user_id), STOP, QUEUE, *(reply_topic(reply_id) for reply_id in live))
 
     # ── parts of other commands ──
 
@@ -213,6 +219,7 @@ class ConversationService:
             leaf_id=None,
         )
         await work.conversations.add(conversation)
+        work.feed.add(user_id, Change.CONVERSATION_CREATED, conversation.id)
         said = self._said(conversation.id, seeds, now)
         if said:
             await work.messages.add(*said)

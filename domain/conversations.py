@@ -124,6 +124,30 @@ class Message:
         return "".join(part.text for part in self.parts if part.kind is PartKind.TEXT)
 
 
+class Change(StrEnum):
+    """What may happen to a user's conversations, named as clients hear of it."""
+
+    CONVERSATION_CREATED = "ConversationCreated"
+    CONVERSATION_UPDATED = "ConversationUpdated"
+    CONVERSATION_DELETED = "ConversationDeleted"
+    MESSAGE_ADDED = "MessageAdded"
+    MESSAGE_UPDATED = "MessageUpdated"
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationEvent:
+    """Something that happened: the number `seq` of its user, from 1 without gaps, and whom it happened to.
+
+    It carries no content: that is loaded when somebody is told.
+    """
+
+    seq: int
+    at: datetime
+    kind: Change
+    conversation_id: str
+    message_id: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class SeedMessage:
     """A message that was said before, elsewhere: one text per part."""

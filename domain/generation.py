@@ -26,7 +26,7 @@ from domain.models import (
     RetryChunk,
     TextChunk,
 )
-from domain.ports import ChatModel, Clock, Storage, Telemetry, TokenCounter, UnitOfWork
+from domain.ports import ChatModel, Clock, Telemetry, TokenCounter
 from domain.prompting import Prompter, count_tokens
 from domain.replies import (
     INTERNAL,
@@ -42,6 +42,7 @@ from domain.replies import (
     Usage,
 )
 from domain.seam import Seam
+from domain.storage import Storage, UnitOfWork
 
 Found = TypeVar("Found")
 WHOLE_LOG = 2**31 - 1

@@ -71,7 +71,13 @@ class RegenerateReply:
     idempotency_key: str | None = None
 
 
-Command = CreateConversation | SendMessage | EditMessage | RegenerateReply
+@dataclass(frozen=True, slots=True)
+class ContinueReply:
+    reply_id: str
+    idempotency_key: str | None = None
+
+
+Command = CreateConversation | SendMessage | EditMessage | RegenerateReply | ContinueReply
 
 
 def fingerprint(command: Command) -> str:
@@ -102,7 +108,8 @@ class Rules:
                 self.text(command.text, "text")
             case RegenerateReply() if command.instruction is not None:
                 self.text(command.instruction, "instruction")
-        self._settings(command.settings)
+        if not isinstance(command, ContinueReply):
+            self._settings(command.settings)
         self._key(command.idempotency_key)
 
     def text(self, text: str, *path: str) -> None:

@@ -14,9 +14,10 @@ from enum import Enum, auto
 from domain.conversations import MessagePart, PartKind
 from domain.errors import DataRefused, StorageError, Unavailable
 from domain.events import Finished, Folder, LoggedEvent, ReplyEvent, Retrying, StatusChanged, TextDelta, Window
-from domain.ports import FlushEntry, FlushReport, Notifier, Storage, Telemetry
+from domain.ports import Notifier, Telemetry
 from domain.replies import HandOver, Lease, Outcome, ReplyStatus
-from domain.topics import reply_topic
+from domain.storage import FlushEntry, FlushReport, Storage
+from domain.topics import reply_topic, user_topic
 
 TICK_SECONDS = 0.04
 SLOWEST_TICK_SECONDS = 0.25
@@ -241,6 +242,7 @@ class Journal:
             if tail.lease.key in report.to_stop:
                 tail.stop(Halt.STOP)
         self._notifier.ring(*(reply_topic(entry.lease.reply_id) for entry in entries))
+        self._notifier.ring(*{user_topic(entry.lease.user_id) for entry in entries if entry.outcome is not None})
 
     async def _written(self, entries: list[FlushEntry]) -> FlushReport:
         """Send the same rows until they are confirmed; while that takes too long, generators are told to give up.

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from domain.conversations import GenerationSettings, Message, PartKind, Role
 from domain.errors import ProviderError, ReplyErrorCode
 from domain.models import Model, PromptMessage
-from domain.ports import ChatModel, TokenCounter, UnitOfWork
+from domain.ports import ChatModel, TokenCounter
 from domain.replies import Lease
+from domain.storage import UnitOfWork
 
 MESSAGE_OVERHEAD = 4
 """Tokens that a message costs beside its text, as OpenAI's cookbook on counting tokens gives them for chats."""

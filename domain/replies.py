@@ -159,6 +159,7 @@ class Lease:
 
     reply_id: str
     conversation_id: str
+    user_id: str
     attempt: int
     owner: str
     next_seq: int

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 
 from domain.conversation_service import UNTITLED, ConversationService, in_conversation, owned
 from domain.conversations import (
+    Change,
     Conversation,
     GenerationSettings,
     Message,
@@ -28,6 +29,7 @@ from domain.errors import (
     ReplyInProgress,
 )
 from domain.inputs import (
+    ContinueReply,
     CreateConversation,
     EditMessage,
     OnBusy,
@@ -36,11 +38,12 @@ from domain.inputs import (
     SendMessage,
     fingerprint,
 )
-from domain.ports import Clock, Ids, Notifier, Storage, TokenCounter, UnitOfWork
+from domain.ports import Clock, Ids, Notifier, TokenCounter
 from domain.prompting import MESSAGE_OVERHEAD, budget, count_tokens
-from domain.replies import Reply, ReplyStatus
+from domain.replies import FinishReason, Reply, ReplyStatus
+from domain.storage import Storage, UnitOfWork
 from domain.streaming import ReplyStream
-from domain.topics import QUEUE, STOP, reply_topic
+from domain.topics import QUEUE, STOP, reply_topic, user_topic
 
 STOP_PATIENCE_SECONDS = 2.0
 
@@ -153,6 +156,29 @@ class ReplyService:
 
         return await self._once(user_id, "regenerateReply", command, store)
 
+    async def continue_reply(self, user_id: str, command: ContinueReply) -> Sent:
+        """Queue another reply beside one that broke off; it begins with that one's text and goes on from its end.
+
+        It may write as much again as the earlier one might. Raises InvalidInput for one that is whole or not settled.
+        """
+        self._rules.check(command)
+        earlier = await self._message(user_id, command.reply_id, "replyId")
+        if earlier.reply is None or not _broke_off(earlier.reply):
+            raise InvalidInput("Only a reply that failed, was stopped or got too long can be continued.", "replyId")
+        settings = self._resolved(earlier.reply.settings, GenerationSettings())
+        if settings.params.max_tokens is not None:
+            most = settings.params.max_tokens + earlier.token_count
+            settings = replace(settings, params=replace(settings.params, max_tokens=most))
+        instruction = earlier.reply.instruction
+
+        async def store(work: UnitOfWork) -> Sent:
+            locked = await owned(work, user_id, earlier.conversation_id, lock=True)
+            reply_id = await self._add_reply(work, locked, earlier.parent_id, settings, instruction, earlier)
+            await self._touch(work, replace(locked, leaf_id=reply_id))
+            return Sent(locked.id, None, reply_id)
+
+        return await self._once(user_id, "continueReply", command, store)
+
     async def stop_reply(self, user_id: str, reply_id: str) -> None:
         """Stop a queued or streaming reply and keep its text; returns when it has stopped. Harmless on any other.
 
@@ -164,7 +190,7 @@ class ReplyService:
                 raise NotFound("reply", reply_id, "replyId")
             await work.replies.request_stop(reply_id)
             await work.commit()
-        self._notifier.ring(STOP, QUEUE, reply_topic(reply_id))
+        self._notifier.ring(STOP, QUEUE, reply_topic(reply_id), user_topic(user_id))
         await self._stream.settled(reply_id, STOP_PATIENCE_SECONDS)
 
     # ── steps ──
@@ -173,7 +199,7 @@ class ReplyService:
         self,
         user_id: str,
         operation: str,
-        command: SendMessage | EditMessage | RegenerateReply,
+        command: SendMessage | EditMessage | RegenerateReply | ContinueReply,
         store: Callable[[UnitOfWork], Awaitable[Sent]],
     ) -> Sent:
         """One unit of work, done at most once per idempotency key; then the bell."""
@@ -193,7 +219,7 @@ class ReplyService:
                 ids = {name: value for name, value in asdict(sent).items() if name != "replayed"}
                 await work.keys.keep(user_id, operation, key, ids)
             await work.commit()
-        self._notifier.ring(QUEUE)
+        self._notifier.ring(QUEUE, user_topic(user_id))
         return sent
 
     async def _add_turn(
@@ -216,6 +242,7 @@ class ReplyService:
             idempotency_key=draft.idempotency_key,
         )
         await work.messages.add(message)
+        work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, message.id)
         reply_id = await self._add_reply(work, conversation, message.id, settings, None)
         untitled = conversation.title_source is TitleSource.FIRST_WORDS and conversation.title == UNTITLED
         title = title_from(draft.text) if untitled else conversation.title
@@ -229,8 +256,12 @@ class ReplyService:
         parent_id: str | None,
         settings: GenerationSettings,
         instruction: str | None,
+        beginning: Message | None = None,
     ) -> str:
-        """An empty assistant message and its QUEUED reply, behind the nearest one above that has not ended."""
+        """An assistant message and its QUEUED reply, behind the nearest one above that has not ended.
+
+        It is empty, or begins with what an earlier reply has.
+        """
         now, reply_id = self._clock.now(), self._ids.new("msg")
         await work.messages.add(
             Message(
@@ -240,7 +271,7 @@ class ReplyService:
                 role=Role.ASSISTANT,
                 created_at=now,
                 parts=(),
-                token_count=0,
+                token_count=0 if beginning is None else beginning.token_count,
                 metadata={},
             )
         )
@@ -258,6 +289,9 @@ class ReplyService:
             queued_at=now,
         )
         await work.replies.add(reply)
+        if beginning is not None:
+            await work.log.begin(reply_id, beginning.parts)
+        work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, reply_id)
         return reply_id
 
     async def _touch(self, work: UnitOfWork, conversation: Conversation) -> None:
@@ -287,6 +321,10 @@ class ReplyService:
         if message_id not in found:
             raise NotFound("message", message_id, field)
         return found[message_id]
+
+
+def _broke_off(reply: Reply) -> bool:
+    return reply.status in (ReplyStatus.FAILED, ReplyStatus.STOPPED) or reply.finish_reason is FinishReason.LENGTH
 
 
 async def _make_way(work: UnitOfWork, parent_id: str | None, on_busy: OnBusy) -> list[str]:

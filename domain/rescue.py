@@ -6,13 +6,14 @@ others may only be late like it: it takes nobody over for one lease more. What a
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from domain.events import Finished, LoggedEvent, fold, text_in
-from domain.ports import FlushEntry, Notifier, Storage, TokenCounter, UnitOfWork
+from domain.ports import Notifier, TokenCounter
 from domain.prompting import Prompter, count_tokens
 from domain.replies import INTERRUPTED, FinishReason, HandOver, Lease, Outcome, Recovery, ReplyStatus, Usage
-from domain.topics import QUEUE, reply_topic
+from domain.storage import FlushEntry, Storage, UnitOfWork
+from domain.topics import QUEUE, reply_topic, user_topic
 
 LEASE_SECONDS = 10.0
 MAX_RESCUES = 2
@@ -80,14 +81,19 @@ class Rescuer:
             await work.commit()
         if orphans:
             self._notifier.ring(QUEUE, *(reply_topic(lease.reply_id) for lease in orphans))
+            self._notifier.ring(*{user_topic(lease.user_id) for lease in orphans})
         return orphans
 
-    async def sweep(self, logs: datetime, deleted: datetime, keys: datetime) -> None:
-        """Remove what has served its purpose: logs of replies that ended, conversations deleted, keys used before."""
+    async def sweep(self, logs: datetime, deleted: datetime, keys: datetime, events: timedelta) -> None:
+        """Remove what has served its purpose: logs of replies that ended, conversations deleted, keys used before.
+
+        Also events of conversations of that age.
+        """
         async with self._storage.write() as work:
             await work.log.sweep(logs)
             await work.conversations.purge(deleted)
             await work.keys.sweep(keys)
+            await work.feed.sweep(events)
             await work.commit()
 
     def _beaten(self) -> None:

@@ -16,8 +16,9 @@ from domain.conversations import Message
 from domain.errors import NotFound
 from domain.events import Finished, LoggedEvent, PartAdded, Retrying, StatusChanged, TextDelta, joined
 from domain.journal import Journal, Tail
-from domain.ports import Bell, Notifier, Storage, Telemetry
+from domain.ports import Bell, Notifier, Telemetry
 from domain.relay import Followed, Relay
+from domain.storage import Storage
 from domain.topics import reply_topic
 
 POLL_SECONDS = 1.0
@@ -47,18 +48,18 @@ class StreamedEvent:
     event: Snapshot | PartAdded | TextDelta | StatusChanged | Retrying | Ended
 
 
-def cursor_at(reply_id: str, seq: int) -> str:
-    """The opaque cursor of an event."""
-    return base64.urlsafe_b64encode(f"{reply_id}:{seq}".encode()).decode().rstrip("=")
+def cursor_at(log_id: str, seq: int) -> str:
+    """The opaque cursor of an event in a log, which is a reply's or a user's."""
+    return base64.urlsafe_b64encode(f"{log_id}:{seq}".encode()).decode().rstrip("=")
 
 
-def position_in(reply_id: str, cursor: str | None) -> int | None:
-    """The number a cursor stands for; None when it is malformed or another reply's: then a snapshot serves."""
+def position_in(log_id: str, cursor: str | None, *, digits: int = 9) -> int | None:
+    """The number a cursor stands for; None when it is malformed or another log's: then a snapshot serves."""
     if cursor is None:
         return None
     try:
         owner, _, seq = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition(":")
-        return int(seq) if owner == reply_id and seq.isascii() and seq.isdigit() and len(seq) < 10 else None
+        return int(seq) if owner == log_id and seq.isascii() and seq.isdigit() and len(seq) <= digits else None
     except (ValueError, binascii.Error):
         return None
 

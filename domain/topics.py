@@ -12,6 +12,14 @@ ANY_REPLY = "reply:*"
 """Replies that other processes make have gone on."""
 
 
+ANY_USER = "user:*"
+"""Something has happened to conversations, by other processes."""
+
+
+def user_topic(user_id: str) -> str:
+    return f"user:{user_id}"
+
+
 def reply_topic(reply_id: str) -> str:
     return f"reply:{reply_id}"
 

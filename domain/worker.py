@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 from domain.generation import ReplyGenerator
 from domain.journal import Halt, Journal
-from domain.ports import Clock, Notifier, Storage, Telemetry
+from domain.ports import Clock, Notifier, Telemetry
 from domain.replies import Attempt, Lease
 from domain.rescue import Rescuer
-from domain.topics import QUEUE, STOP, reply_topic
+from domain.storage import Storage
+from domain.topics import QUEUE, STOP, reply_topic, user_topic
 
 Result = TypeVar("Result")
 BEAT_SECONDS = 2.0
@@ -34,6 +35,7 @@ class Retention:
     stream: timedelta = timedelta(minutes=10)
     deleted: timedelta = timedelta(days=30)
     idempotency: timedelta = timedelta(days=1)
+    events: timedelta = timedelta(hours=24)
 
 
 class ReplyWorker:
@@ -94,9 +96,13 @@ class ReplyWorker:
         """How many replies are being made."""
         return len(self._making)
 
-    async def drain(self, grace_seconds: float) -> None:
-        """Claim nothing more, let live replies end for a while, then hand the rest over; after that nothing is left."""
+    async def drain(self, grace_seconds: float, least_seconds: float = 0) -> None:
+        """Claim nothing more, let live replies end for a while, then hand the rest over; after that nothing is left.
+
+        Unless it is hurried it takes `least_seconds`, so that others may notice that `draining` is set.
+        """
         self.draining = True
+        noticed = asyncio.create_task(self._unhurried(least_seconds))
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS), self._claiming:
                 pass
@@ -113,10 +119,16 @@ class ReplyWorker:
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self._tried(self._rescuer.leave())
+        await noticed
 
     def hurry(self) -> None:
         """Let a drain wait no longer for replies to end."""
         self._hurried.set()
+
+    async def _unhurried(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurried.wait()
 
     async def _unless_hurried(self, making: set[asyncio.Task[None]], seconds: float) -> set[asyncio.Task[None]]:
         """Those that have not ended after so long."""
@@ -151,6 +163,7 @@ class ReplyWorker:
                 self._making[lease.key] = task
                 task.add_done_callback(partial(self._made, lease.key))
         self._notifier.ring(*(reply_topic(lease.reply_id) for lease in leases))
+        self._notifier.ring(*{user_topic(lease.user_id) for lease in leases})
         return len(leases)
 
     async def _make(self, lease: Lease) -> None:
@@ -203,7 +216,8 @@ class ReplyWorker:
 
     async def _sweep(self) -> None:
         now, retention = self._clock.now(), self._retention
-        await self._rescuer.sweep(now - retention.stream, now - retention.deleted, now - retention.idempotency)
+        older = (now - retention.stream, now - retention.deleted, now - retention.idempotency)
+        await self._rescuer.sweep(*older, retention.events)
 
     async def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:

@@ -15,6 +15,7 @@ from strawberry.fastapi import BaseContext
 
 from domain.conversation_service import ConversationService
 from domain.conversations import Conversation, Message
+from domain.feed import ConversationFeed
 from domain.reply_service import ReplyService, Sent
 from domain.streaming import ReplyStream
 
@@ -36,6 +37,7 @@ class Services:
     conversations: ConversationService
     replies: ReplyService
     stream: ReplyStream
+    feed: ConversationFeed
     facts: ServerFacts
     observe: Observe
     """Told of every operation: its root field, its type, and "ok" or "error"."""
@@ -53,6 +55,11 @@ class Context(BaseContext):
         twin = Context(self.services, self.user_id)
         twin.request, twin.response = self.request, self.response
         return twin
+
+    def forget(self) -> None:
+        """Load anew from now on: each event of a subscription shows things as they are when it comes."""
+        for loader in ("messages", "children", "conversations"):
+            self.__dict__.pop(loader, None)
 
     @cached_property
     def messages(self) -> DataLoader[str, Message | None]:

@@ -1,10 +1,13 @@
 """Sending, editing, regenerating and stopping: inputs, payloads and mutations."""
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 import strawberry
 from strawberry.scalars import JSON
 
 from domain.errors import DomainError, InvalidInput, NotFound, ReplyInProgress
-from domain.inputs import EditMessage, OnBusy, RegenerateReply, SendMessage
+from domain.inputs import ContinueReply, EditMessage, OnBusy, RegenerateReply, SendMessage
 from domain.reply_service import Sent
 from graph.context import Context, Info
 from graph.conversations import Conversation, MutationPayload, SeedMessageInput, metadata_from, seeds_from
@@ -13,6 +16,7 @@ from graph.messages import Message
 from graph.models import GenerationSettingsInput, settings_from
 
 MAX_WAIT_MS = 60_000
+AgainCommand = TypeVar("AgainCommand", RegenerateReply, ContinueReply)
 
 strawberry.enum(
     OnBusy,
@@ -63,6 +67,12 @@ class RegenerateReplyInput:
     reply_id: strawberry.ID
     settings: GenerationSettingsInput | None = None
     instruction: str | None = strawberry.field(default=None, description="Extra wish, e.g. shorter.")
+    idempotency_key: str | None = None
+
+
+@strawberry.input
+class ContinueReplyInput:
+    reply_id: strawberry.ID
     idempotency_key: str | None = None
 
 
@@ -137,15 +147,15 @@ class ReplyMutation:
         command = RegenerateReply(
             input.reply_id, settings_from(input.settings), input.instruction, input.idempotency_key
         )
-        try:
-            sent = await info.context.services.replies.regenerate_reply(info.context.user_id, command)
-            info.context.services.queued(sent)
-            payload = await _sent(info.context, sent)
-        except DomainError as error:
-            return RegenerateReplyPayload(errors=[user_error(error)])
-        return RegenerateReplyPayload(
-            conversation=payload.conversation, reply=payload.reply, replayed=payload.replayed, errors=[]
-        )
+        return await _made_again(info.context, info.context.services.replies.regenerate_reply, command)
+
+    @strawberry.mutation(
+        description="Queues another reply beside one that failed, was stopped or got too long. It begins with that "
+        "one's text, and the model goes on from there."
+    )
+    async def continue_reply(self, info: Info, input: ContinueReplyInput) -> RegenerateReplyPayload:
+        command = ContinueReply(input.reply_id, input.idempotency_key)
+        return await _made_again(info.context, info.context.services.replies.continue_reply, command)
 
     @strawberry.mutation(description="Stops a reply and keeps its text. Harmless on one that has ended.")
     async def stop_reply(self, info: Info, input: StopReplyInput) -> StopReplyPayload:
@@ -156,6 +166,20 @@ class ReplyMutation:
         except DomainError as error:
             return StopReplyPayload(errors=[user_error(error)])
         return StopReplyPayload(reply=Message.of(reply), errors=[])
+
+
+async def _made_again(
+    context: Context, make: Callable[[str, AgainCommand], Awaitable[Sent]], command: AgainCommand
+) -> RegenerateReplyPayload:
+    try:
+        sent = await make(context.user_id, command)
+        context.services.queued(sent)
+        payload = await _sent(context, sent)
+    except DomainError as error:
+        return RegenerateReplyPayload(errors=[user_error(error)])
+    return RegenerateReplyPayload(
+        conversation=payload.conversation, reply=payload.reply, replayed=payload.replayed, errors=[]
+    )
 
 
 async def _sent(context: Context, sent: Sent) -> SendMessagePayload:

@@ -33,12 +33,15 @@ from graph.context import Context
 from graph.conversations import ConversationMutation, ConversationQuery
 from graph.errors import ERROR_TYPES, Unexpected
 from graph.execution import MaskingSchema, ReplyExecutor
+from graph.feed import EVENT_TYPES as CONVERSATION_EVENT_TYPES
+from graph.feed import FeedSubscription
 from graph.messages import ReasoningPart, TextPart
 from graph.models import ModelQuery
 from graph.nodes import DATE_TIME
 from graph.replies import ReplyMutation
 from graph.server import ServerQuery
-from graph.streaming import EVENT_TYPES, Subscription
+from graph.streaming import EVENT_TYPES as REPLY_EVENT_TYPES
+from graph.streaming import Subscription as ReplySubscription
 
 MAX_TOKENS = 1_000
 CACHED_DOCUMENTS = 128
@@ -47,6 +50,7 @@ CACHED_CHARACTERS = 16_384
 
 Query = merge_types("Query", (ConversationQuery, ModelQuery, ServerQuery))
 Mutation = merge_types("Mutation", (ReplyMutation, ConversationMutation))
+Subscription = merge_types("Subscription", (ReplySubscription, FeedSubscription))
 
 
 AMBIGUOUS = "Must provide operation name if query contains multiple operations."
@@ -136,7 +140,7 @@ def build_schema(unexpected: Unexpected | None = None) -> MaskingSchema:
         query=Query,
         mutation=Mutation,
         subscription=Subscription,
-        types=[*ERROR_TYPES, *EVENT_TYPES, TextPart, ReasoningPart],
+        types=[*ERROR_TYPES, *REPLY_EVENT_TYPES, *CONVERSATION_EVENT_TYPES, TextPart, ReasoningPart],
         extensions=[OperationExtension],
         execution_context_class=ReplyExecutor,
         config=StrawberryConfig(scalar_map={datetime: DATE_TIME}),

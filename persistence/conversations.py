@@ -4,7 +4,7 @@ Locks are taken conversation first, its replies second, everywhere, and several 
 so no two transactions ever wait for each other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -77,6 +77,10 @@ class SqlConversations:
             query = query.with_for_update(key_share=True)
         row = (await self._connection.execute(query)).one_or_none()
         return None if row is None else conversation_from(row)
+
+    async def get_many(self, user_id: str, conversation_ids: Sequence[str]) -> dict[str, Conversation]:
+        query = _visible(user_id).where(self._connection.among(conversations.c.id, conversation_ids))
+        return {row.id: conversation_from(row) for row in (await self._connection.execute(query)).all()}
 
     async def page(self, user_id: str, request: PageRequest) -> Page[Conversation]:
         key = (conversations.c.last_activity_at, conversations.c.id)

@@ -11,8 +11,8 @@ from sqlalchemy import bindparam, insert, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from domain.events import Finished, LoggedEvent, fold
-from domain.ports import FlushEntry
 from domain.replies import FinishReason, HandOver, Lease, Outcome, ReplyStatus, Usage
+from domain.storage import FlushEntry
 from persistence.connection import AnyRow, Connection
 from persistence.events import append_events, event_to_row, events_of, parts_to_json
 from persistence.tables import conversations, messages, replies, reply_attempts
@@ -32,20 +32,21 @@ async def end_attempts(connection: Connection, endings: Sequence[Ending], at: da
 
 async def put_back(
     connection: Connection, lease: Lease, ended: HandOver, at: datetime, events: Sequence[LoggedEvent] = ()
-) -> None:
-    """Back into the queue: handed over, or, with the events that say so, rescued. Nothing when the lease was lost.
+) -> bool:
+    """Back into the queue: handed over, or, with the events that say so, rescued. False when the lease was lost.
 
     One that somebody wants stopped ends there.
     """
     row = (await connection.execute(_put_back(lease, ended, rescues=int(bool(events))))).one_or_none()
     if row is None:
-        return
+        return False
     message = messages.c.id == lease.reply_id
     await connection.execute(update(messages).where(message).values(token_count=ended.token_count))
     await connection.execute(insert(reply_attempts), [_usage(lease, ended.usage, at)])
     await append_events(connection, [event_to_row(lease.reply_id, event) for event in events])
     if row.stop_requested:
         await stop_in_queue(connection, row, at)
+    return True
 
 
 async def stop_in_queue(connection: Connection, row: AnyRow, at: datetime) -> None:

@@ -5,7 +5,8 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, delete, select, update
 
-from domain.ports import Clock, KnownKey
+from domain.ports import Clock
+from domain.storage import KnownKey
 from persistence.connection import Connection
 from persistence.tables import idempotency_keys
 

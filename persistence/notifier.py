@@ -116,9 +116,11 @@ class PostgresNotifier:
 
     async def run(self) -> None:
         """Hear and be heard until cancelled, connecting again whenever that is needed."""
-        # Nothing that a NOTIFY says need survive a crash, so its commit waits for no disk.
-        named = {"application_name": "tertulia-bell", "synchronous_commit": "off"}
-        options = {"server_settings": named, "timeout": ANSWER_SECONDS, "command_timeout": ANSWER_SECONDS}
+        options = {
+            "server_settings": {"application_name": "tertulia-bell"},
+            "timeout": ANSWER_SECONDS,
+            "command_timeout": ANSWER_SECONDS,
+        }
         engine = create_async_engine(self._url, poolclass=NullPool, connect_args=options)
         pause = FIRST_PAUSE
         while True:
@@ -136,6 +138,7 @@ class PostgresNotifier:
             connection = (await pooled.get_raw_connection()).driver_connection
             assert isinstance(connection, asyncpg.Connection)
             connection.add_termination_listener(lambda _: self._wanted.set())
+            await connection.execute("SET synchronous_commit = off")  # what a NOTIFY says need not survive a crash
             await connection.add_listener(CHANNEL, self._heard)
             self.connected.set()
             self._local.ring_all()

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, func, insert, literal, or_, select, update
 
+from domain.conversations import Change
 from domain.errors import ReplyErrorCode
 from domain.events import LoggedEvent, StatusChanged
 from domain.ports import Clock
@@ -13,6 +14,7 @@ from persistence.connection import AnyRow, Connection
 from persistence.conversations import hold, settings_from_json, settings_to_json
 from persistence.endings import LIVE, stop_in_queue
 from persistence.events import append_events, event_to_row, last_numbers
+from persistence.feed import SqlFeed
 from persistence.tables import Instant, conversations, messages, replies, reply_attempts, reply_events, workers
 
 _PLAIN = (
@@ -44,9 +46,11 @@ def _error_from(data: Mapping[str, Any]) -> ReplyError | None:
 
 
 def lease_from(row: AnyRow, attempt: int, owner: str, next_seq: int) -> Lease:
+    """A lease from the columns of a reply and its conversation's `user_id`."""
     return Lease(
         reply_id=row.id,
         conversation_id=row.conversation_id,
+        user_id=row.user_id,
         attempt=attempt,
         owner=owner,
         next_seq=next_seq,
@@ -70,9 +74,10 @@ async def usage_of(connection: Connection, reply_ids: Sequence[str]) -> dict[str
 
 
 class SqlReplies:
-    def __init__(self, connection: Connection, clock: Clock) -> None:
+    def __init__(self, connection: Connection, clock: Clock, feed: SqlFeed) -> None:
         self._connection = connection
         self._clock = clock
+        self._feed = feed
 
     async def add(self, reply: Reply) -> None:
         await self._connection.execute(
@@ -116,13 +121,14 @@ class SqlReplies:
     async def request_stop(self, reply_id: str) -> ReplyStatus | None:
         conversation = select(replies.c.conversation_id).where(_is(reply_id)).scalar_subquery()
         await hold(self._connection, conversations.c.id == conversation)
-        query = select(replies).where(_is(reply_id)).with_for_update(key_share=True)
+        query = _with_user().where(_is(reply_id)).with_for_update(key_share=True, of=replies)
         row = (await self._connection.execute(query)).one_or_none()
         if row is None:
             return None
         status = ReplyStatus(row.status)
         if status is ReplyStatus.QUEUED:
             await stop_in_queue(self._connection, row, self._clock.now())
+            self._feed.add(row.user_id, Change.MESSAGE_UPDATED, row.conversation_id, reply_id)
         elif ReplyStatus.STOPPED in MOVES[status]:
             await self._connection.execute(update(replies).where(_is(reply_id)).values(stop_requested=True))
         return status
@@ -149,6 +155,8 @@ class SqlReplies:
         newest = await last_numbers(self._connection, ids)
         leases = [lease_from(row, row.attempt + 1, owner, newest.get(row.id, 0) + 2) for row in rows]
         await append_events(self._connection, [_begun(lease) for lease in leases])
+        for lease in leases:
+            self._feed.add(lease.user_id, Change.MESSAGE_UPDATED, lease.conversation_id, lease.reply_id)
         return leases
 
     async def held(self, owner: str) -> list[Held]:
@@ -163,11 +171,15 @@ def _begun(lease: Lease) -> dict[str, Any]:
     return event_to_row(lease.reply_id, LoggedEvent(lease.next_seq - 1, lease.attempt, change))
 
 
+def _with_user() -> Select[*tuple[Any, ...]]:
+    return select(replies, conversations.c.user_id).join(conversations, conversations.c.id == replies.c.conversation_id)
+
+
 def _claimable() -> Select[*tuple[Any, ...]]:
     ahead = replies.alias("ahead")
     blocked = select(literal(1)).where(ahead.c.id == replies.c.behind_id, ahead.c.status.in_(LIVE)).exists()
     return (
-        select(replies)
+        _with_user()
         .where(replies.c.status == ReplyStatus.QUEUED.value, or_(replies.c.behind_id.is_(None), ~blocked))
         .order_by(replies.c.queued_at, replies.c.id)
     )

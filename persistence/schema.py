@@ -28,6 +28,15 @@ def newest_revision() -> str:
     return head
 
 
+def is_served(revision: str | None) -> bool:
+    """Whether a running server may go on with that revision: its own, or one that it does not know, which is newer.
+
+    So a deploy may migrate first and replace the servers afterwards.
+    """
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    return revision == newest_revision() or (revision is not None and revision not in known)
+
+
 async def upgrade(database: Database, revision: str = "head") -> None:
     """Apply what is missing, in one transaction; of several at once each waits for the one before.
 

@@ -12,23 +12,26 @@ from typing import Any
 from sqlalchemy import ARRAY, Integer, and_, bindparam, delete, func, lateral, or_, select, true, update
 from sqlalchemy.dialects import postgresql
 
-from domain.conversations import MessagePart
+from domain.conversations import Change, MessagePart
 from domain.events import LoggedEvent, PartAdded, TextDelta
-from domain.ports import Clock, FlushEntry, FlushReport
+from domain.ports import Clock
 from domain.replies import Attempt, Outcome, ReplyStatus
+from domain.storage import FlushEntry, FlushReport
 from persistence.connection import AnyRow, Connection
 from persistence.conversations import hold
 from persistence.endings import Ending, end_attempts
 from persistence.events import EVENT_ARRAYS, append_events, arrays_of, event_from, event_to_row
+from persistence.feed import SqlFeed
 from persistence.tables import Id, conversations, replies, reply_events, workers
 
 SWEPT_AT_ONCE = 10_000
 
 
 class SqlLog:
-    def __init__(self, connection: Connection, clock: Clock) -> None:
+    def __init__(self, connection: Connection, clock: Clock, feed: SqlFeed) -> None:
         self._connection = connection
         self._clock = clock
+        self._feed = feed
 
     # ── writing ──
 
@@ -38,7 +41,7 @@ class SqlLog:
         ended = await self._hold(endings)
         mine = await self._append(owner, entries)
         now_ending = [(entry, outcome) for entry, outcome in endings if entry.lease.key in mine]
-        await end_attempts(self._connection, now_ending, self._clock.now())
+        await self._end(now_ending)
         return FlushReport(
             tuple(entry.lease.key in mine or _ended_by(entry, ended.get(entry.lease.reply_id)) for entry in entries),
             frozenset(key for key, stop_requested in mine.items() if stop_requested),
@@ -47,7 +50,7 @@ class SqlLog:
     async def settle(self, entry: FlushEntry) -> None:
         assert isinstance(entry.outcome, Outcome)
         await append_events(self._connection, [event_to_row(entry.lease.reply_id, e) for e in entry.events])
-        await end_attempts(self._connection, [(entry, entry.outcome)], self._clock.now())
+        await self._end([(entry, entry.outcome)])
 
     async def begin(self, reply_id: str, parts: Sequence[MessagePart]) -> None:
         pairs = [(PartAdded(part.index, part.kind), TextDelta(part.index, part.text)) for part in parts]
@@ -76,6 +79,11 @@ class SqlLog:
         query = select(*_CHECKED).where(self._connection.among(replies.c.id, ids)).order_by(replies.c.id)
         rows = (await self._connection.execute(query.with_for_update(key_share=True))).all()
         return {row.id: row for row in rows}
+
+    async def _end(self, endings: Sequence[Ending]) -> None:
+        await end_attempts(self._connection, endings, self._clock.now())
+        for lease in (entry.lease for entry, _ in endings):
+            self._feed.add(lease.user_id, Change.MESSAGE_UPDATED, lease.conversation_id, lease.reply_id)
 
     async def _append(self, owner: str, entries: Sequence[FlushEntry]) -> dict[Attempt, bool]:
         """Append what the owner may; the leases that it has, and whether somebody wants each stopped."""

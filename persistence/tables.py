@@ -2,6 +2,7 @@
 
     users ─< conversations ─< messages (a tree by parent_id) ─ replies (same id) ─< reply_events   the log, swept later
                                                                                 └< reply_attempts  usage, kept
+    users ─< conversation_events   what happened to whom, numbered by users.event_seq, swept later
     idempotency_keys   what a client's key stood for            workers   one heartbeat per process
 
 Text that grows is never rewritten: a live reply's text is in `reply_events` only, and is folded into
@@ -17,6 +18,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -80,6 +82,7 @@ users = Table(
     Column("id", Id, primary_key=True),
     Column("display_name", Text),
     Column("created_at", Instant, nullable=False),
+    Column("event_seq", BigInteger, nullable=False, server_default=text("0")),
 )
 
 conversations = Table(
@@ -174,6 +177,19 @@ reply_attempts = Table(
     Column("cached_input_tokens", Integer, nullable=False),
     Column("reasoning_tokens", Integer, nullable=False),
     Column("estimated", Boolean, nullable=False),
+)
+
+conversation_events = Table(
+    "conversation_events",
+    metadata,
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", String(32), nullable=False),
+    Column("conversation_id", Id, nullable=False),
+    Column("message_id", Id),
+    Column("at", Instant, nullable=False),
+    Index("ix_conversation_events_at", "at"),
+    sqlite_with_rowid=False,
 )
 
 idempotency_keys = Table(

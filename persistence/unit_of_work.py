@@ -5,11 +5,13 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import select
 
-from domain.ports import Clock, FlushEntry, FlushReport
+from domain.ports import Clock
+from domain.storage import FlushEntry, FlushReport
 from persistence.accounts import SqlUsers
 from persistence.connection import Connection
 from persistence.conversations import SqlConversations
 from persistence.database import Database
+from persistence.feed import SqlFeed
 from persistence.keys import SqlIdempotencyKeys
 from persistence.messages import SqlMessages
 from persistence.replies import SqlReplies
@@ -20,15 +22,17 @@ from persistence.workers import SqlWorkers
 class SqlUnitOfWork:
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
+        self.feed = SqlFeed(connection)
         self.users = SqlUsers(connection)
         self.conversations = SqlConversations(connection)
         self.messages = SqlMessages(connection)
-        self.replies = SqlReplies(connection, clock)
-        self.log = SqlLog(connection, clock)
-        self.workers = SqlWorkers(connection, clock)
+        self.replies = SqlReplies(connection, clock, self.feed)
+        self.log = SqlLog(connection, clock, self.feed)
+        self.workers = SqlWorkers(connection, clock, self.feed)
         self.keys = SqlIdempotencyKeys(connection, clock)
 
     async def commit(self) -> None:
+        await self.feed.write()
         await self._connection.commit()
 
 
@@ -44,8 +48,9 @@ class SqlStorage:
         """A flush in which nothing ends is one statement, so it commits by itself: one round trip."""
         alone = all(entry.outcome is None for entry in entries)
         async with self._database.connect(writing=True, alone=alone) as connection:
-            report = await SqlLog(connection, self._clock).flush(owner, entries)
-            await connection.commit()
+            work = SqlUnitOfWork(connection, self._clock)
+            report = await work.log.flush(owner, entries)
+            await work.commit()
         return report
 
     @asynccontextmanager

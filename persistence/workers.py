@@ -4,20 +4,23 @@ from datetime import timedelta
 
 from sqlalchemy import and_, delete, func, select, update
 
+from domain.conversations import Change
 from domain.events import LoggedEvent, ReplyEvent, Retrying, StatusChanged
 from domain.ports import Clock
 from domain.replies import HandOver, Lease, ReplyStatus
 from persistence.connection import Connection
 from persistence.endings import put_back
 from persistence.events import last_numbers
+from persistence.feed import SqlFeed
 from persistence.replies import lease_from
 from persistence.tables import conversations, replies, workers
 
 
 class SqlWorkers:
-    def __init__(self, connection: Connection, clock: Clock) -> None:
+    def __init__(self, connection: Connection, clock: Clock, feed: SqlFeed) -> None:
         self._connection = connection
         self._clock = clock
+        self._feed = feed
 
     async def beat(self, owner: str) -> None:
         statement = self._connection.insert(workers).values(id=owner, beat_at=self._connection.now())
@@ -39,7 +42,7 @@ class SqlWorkers:
         """
         await self._bury(timedelta(seconds=lease_seconds))
         query = (
-            select(replies)
+            select(replies, conversations.c.user_id)
             .join(conversations, conversations.c.id == replies.c.conversation_id)
             .outerjoin(workers, workers.c.id == replies.c.owner)
             .where(replies.c.status == ReplyStatus.STREAMING.value, workers.c.id.is_(None))
@@ -66,4 +69,5 @@ class SqlWorkers:
     async def requeue(self, lease: Lease, ended: HandOver) -> None:
         events: list[ReplyEvent] = [StatusChanged(ReplyStatus.QUEUED), Retrying(lease.attempt + 1, 0)]
         logged = [LoggedEvent(lease.next_seq + n, lease.attempt, event) for n, event in enumerate(events)]
-        await put_back(self._connection, lease, ended, self._clock.now(), logged)
+        if await put_back(self._connection, lease, ended, self._clock.now(), logged):
+            self._feed.add(lease.user_id, Change.MESSAGE_UPDATED, lease.conversation_id, lease.reply_id)

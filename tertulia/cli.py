@@ -24,6 +24,8 @@ from tertulia.serving import drop_unread_connections, uvicorn_config
 from tertulia.settings import Settings, SettingsError, check_exposure, load_settings, variable
 from tertulia.telemetry import configure_logging
 
+UNREADY_SECONDS = 3.0
+"""What proxies need to notice that a server is not ready any more: they ask every second or two."""
 log = structlog.get_logger("tertulia")
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A conversation server for language models.")
 schema_app = typer.Typer(no_args_is_help=True, help="The GraphQL schema.")
@@ -120,13 +122,17 @@ class Server(uvicorn.Server):
         grace = running.settings.shutdown_grace
         if live := running.worker.live:
             typer.echo(f"\n  Stopping: waiting up to {grace:g} s for {live} replies that are being written.", err=True)
-        draining = asyncio.create_task(running.worker.drain(grace))
+        draining = asyncio.create_task(self._drain(running))
         while not draining.done():
             if self.force_exit:  # a second Ctrl-C
                 running.worker.hurry()
             await asyncio.wait([draining], timeout=0.1)
         self._api.state.router.end_streams()
         await super().shutdown(sockets)
+
+    async def _drain(self, running: Running) -> None:
+        """Until proxies have seen that this server is not ready, it serves whom they still send."""
+        await running.worker.drain(running.settings.shutdown_grace, 0 if running.storage.embedded else UNREADY_SECONDS)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)

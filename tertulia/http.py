@@ -79,7 +79,7 @@ async def readiness(server: Running) -> dict[str, str]:
     try:
         async with asyncio.timeout(READY_SECONDS):
             await server.storage.ping()
-            if await schema.current_revision(server.database) != schema.newest_revision():
+            if not schema.is_served(await schema.current_revision(server.database)):
                 checks["migrations"] = "run `tertulia migrate`"
     except (Unavailable, StorageError, TimeoutError):
         checks["database"] = checks["migrations"] = "unreachable"

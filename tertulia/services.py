@@ -20,6 +20,7 @@ from uuid_utils import uuid7
 from domain.conversation_service import ConversationService
 from domain.conversations import GenerationSettings, ModelParams
 from domain.errors import StorageError, Unavailable
+from domain.feed import ConversationFeed
 from domain.generation import ReplyGenerator
 from domain.inputs import Rules
 from domain.journal import Journal
@@ -96,6 +97,7 @@ async def open_services(
         journal = Journal(background, notifier, telemetry, owner)
         relay = Relay(background, notifier, telemetry)
         stream = ReplyStream(storage, notifier, journal, relay, telemetry)
+        feed = ConversationFeed(storage, notifier, relay, clock, telemetry)
         if not settings.loopback_only:
             log.warning("there are no accounts: everybody who reaches this server shares one user", host=settings.host)
         rules = Rules(settings.max_message_characters)
@@ -111,12 +113,16 @@ async def open_services(
             Rescuer(background, notifier, tokens, prompter, owner, recovery),
             clock,
             telemetry,
-            Retention(timedelta(seconds=settings.stream_retention), timedelta(days=settings.deleted_retention)),
+            Retention(
+                timedelta(seconds=settings.stream_retention),
+                timedelta(days=settings.deleted_retention),
+                events=timedelta(hours=settings.event_retention),
+            ),
             settings.max_live_replies,
             owner,
         )
         facts = ServerFacts(_version(), settings.max_message_characters, settings.stream_retention)
-        services = Services(conversations, replies, stream, facts, telemetry.operation, telemetry.reply_queued)
+        services = Services(conversations, replies, stream, feed, facts, telemetry.operation, telemetry.reply_queued)
         await stack.enter_async_context(_going_on(relay.run(), "relay"))
         if settings.worker:
             await stack.enter_async_context(_working(worker, settings.shutdown_grace))

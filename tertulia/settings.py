@@ -163,6 +163,9 @@ class Settings(BaseSettings):
     )
     max_live_replies: int = Field(1_000, ge=1, description="Replies made at once by this process.")
     stream_retention: int = Field(600, ge=10, description="Seconds a reply's log is kept after its end.")
+    event_retention: int = Field(
+        24, ge=1, description="Hours a client may be away and still learn from conversationEvents all that happened."
+    )
     deleted_retention: int = Field(30, ge=0, description="Days a deleted conversation is kept before it is removed.")
     shutdown_grace: float = Field(
         10, ge=0, le=20, description="Seconds live replies may go on after SIGTERM; then others go on with them."

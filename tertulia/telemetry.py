@@ -94,7 +94,7 @@ class OperatorTelemetry:
         )
         self.provider_errors = Counter("tertulia_provider_errors", "Failed calls.", ["model", "code"], **make)
         self.retries = Counter("tertulia_provider_retries", "Repeated calls.", ["model", "code"], **make)
-        self.subscribers = Gauge("tertulia_subscribers", "Open reply streams.", **make)
+        self.subscribers = Gauge("tertulia_subscribers", "Open streams of replies and of conversation events.", **make)
         self.flushes = Histogram(
             "tertulia_journal_flush_seconds", "One commit of the journal.", buckets=FLUSH_SECONDS, **make
         )

@@ -5,6 +5,14 @@ import { createClient } from 'graphql-ws';
 import { REPLY_STREAM, applyEvent, nothingYet } from './reply.mjs';
 
 export const possibleTypes = {
+  ConversationEvent: [
+    'ConversationCreated',
+    'ConversationDeleted',
+    'ConversationUpdated',
+    'MessageAdded',
+    'MessageUpdated',
+    'ResyncRequired',
+  ],
   MessagePart: ['ReasoningPart', 'TextPart'],
   ReplyEvent: ['PartAdded', 'ReplyFinished', 'ReplyRetrying', 'ReplySnapshot', 'ReplyStatusChanged', 'TextDelta'],
   UserError: [

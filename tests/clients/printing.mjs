@@ -5,6 +5,7 @@ const line = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
 
 export const print = {
   seen: (text) => line({ seen: [...text].length }), // in characters, as Python counts them
+  titles: (titles) => line({ titles }),
   finished: (replyId, reply) => line({ replyId, status: reply.status, text: textOf(reply) }),
 };
 

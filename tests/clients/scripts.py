@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,13 @@ LONGEST_LINE = 4_194_304
 class Scripts:
     node: str
 
-    async def lines(self, script: str, *arguments: str) -> AsyncIterator[Any]:
+    @asynccontextmanager
+    async def running(self, script: str, *arguments: str) -> AsyncIterator[AsyncIterator[Any]]:
+        """The lines of a script that goes on until the context is left."""
+        async with aclosing(self.lines(script, *arguments)) as lines:
+            yield lines
+
+    async def lines(self, script: str, *arguments: str) -> AsyncGenerator[Any, None]:
         """What a script prints, as it prints it. Fails with what it complained of when it fails."""
         process = await asyncio.create_subprocess_exec(
             self.node,

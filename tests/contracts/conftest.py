@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, text
+from sqlalchemy import delete, text, update
 from sqlalchemy.ext.asyncio import create_async_engine
 from uuid_utils import uuid4
 
 from domain.accounts import LOCAL_USER_ID
 from persistence import schema
 from persistence.database import Database, normalised
-from persistence.tables import conversations, idempotency_keys, users, workers
+from persistence.tables import conversation_events, conversations, idempotency_keys, users, workers
 from persistence.unit_of_work import SqlStorage
 from tests.contracts.storing import SetClock, Shelf
 
@@ -89,9 +89,10 @@ async def _emptied(prepared: Prepared, server: str) -> Database:
         await _migrated(prepared.postgresql)
     made = Database(prepared.postgresql)
     async with made.connect(writing=True) as connection:
-        for table in (conversations, idempotency_keys, workers):
+        for table in (conversations, conversation_events, idempotency_keys, workers):
             await connection.execute(delete(table))
         await connection.execute(delete(users).where(users.c.id != LOCAL_USER_ID))
+        await connection.execute(update(users).values(event_seq=0))
         await connection.commit()
     return made
 

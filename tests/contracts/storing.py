@@ -14,6 +14,7 @@ from sqlalchemy import insert, text
 from domain.accounts import LOCAL_USER_ID
 from domain.conversations import (
     Conversation,
+    ConversationEvent,
     GenerationSettings,
     Message,
     MessagePart,
@@ -23,8 +24,8 @@ from domain.conversations import (
     TitleSource,
 )
 from domain.events import Finished, LoggedEvent, PartAdded, ReplyEvent, TextDelta, fold
-from domain.ports import FlushEntry, Storage, UnitOfWork
 from domain.replies import FinishReason, HandOver, Lease, Outcome, Progress, Reply, ReplyStatus, Usage
+from domain.storage import FlushEntry, Storage, UnitOfWork
 from persistence.database import Database
 from persistence.tables import users
 
@@ -219,6 +220,11 @@ class Shelf:
     async def log(self, reply_id: str, after: int = 0) -> list[LoggedEvent]:
         async with self.storage.read() as work:
             return await work.log.after(reply_id, after, 10_000)
+
+    async def told(self, user_id: str = ME, after: int = 0) -> list[ConversationEvent]:
+        """What happened to the user's conversations."""
+        async with self.storage.read() as work:
+            return (await work.feed.after(user_id, after, 10_000))[1]
 
     async def orphans(self, lease_seconds: float = 0) -> list[Lease]:
         async with self.storage.write() as work:

@@ -1,19 +1,39 @@
-"""The contract of Notifier: every ring between listening and leaving is noticed, once."""
+"""The contract of Notifier: every ring between listening and leaving is noticed, once, in this process and others."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
 from domain.ports import Bell, Notifier
-from persistence.notifier import LocalNotifier
+from domain.topics import ANY_REPLY, QUEUE, reply_topic
+from persistence.database import normalised
+from persistence.notifier import LocalNotifier, PostgresNotifier
+from tests.contracts.conftest import run_alone
 
 LONG = 30.0
+HANG_UP = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tertulia-bell'"
 
 
-@pytest.fixture(params=[LocalNotifier])
-def notifier(request: pytest.FixtureRequest) -> Notifier:
-    made: Notifier = request.param()
-    return made
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[PostgresNotifier]:
+    notifier = PostgresNotifier(normalised(url))
+    running = asyncio.create_task(notifier.run())
+    await notifier.connected.wait()
+    yield notifier
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+@pytest.fixture(params=["local", "postgresql"])
+async def notifier(request: pytest.FixtureRequest) -> AsyncIterator[Notifier]:
+    if request.param == "local":
+        yield LocalNotifier()
+        return
+    async with connected(request.getfixturevalue("postgres")) as made:
+        yield made
 
 
 async def rang(bell: Bell) -> bool:
@@ -117,3 +137,79 @@ async def test_a_topic_is_forgotten_with_its_last_listener() -> None:
         async with notifier.listen("a"), notifier.listen("a"):
             raise RuntimeError
     assert vars(notifier) == before == vars(LocalNotifier())
+
+
+async def test_a_ring_for_this_process_alone_is_heard_here(notifier: Notifier) -> None:
+    async with notifier.listen("a") as bell:
+        notifier.ring_here("a")
+        assert await bell.wait(LONG)
+
+
+# ── between processes ──
+
+
+async def test_a_ring_is_heard_in_another_process(postgres: str) -> None:
+    async with connected(postgres) as here, connected(postgres) as there, there.listen(QUEUE) as bell:
+        await bell.wait(0)
+        here.ring(QUEUE)
+        assert await bell.wait(LONG)
+
+
+async def test_another_process_hears_the_kind_and_not_the_one(postgres: str) -> None:
+    async with (
+        connected(postgres) as here,
+        connected(postgres) as there,
+        there.listen(ANY_REPLY) as kind,
+        there.listen(reply_topic("msg_1")) as one,
+    ):
+        here.ring(reply_topic("msg_1"))
+        assert await kind.wait(LONG)
+        assert not await rang(one)
+
+
+async def test_nobody_hears_the_echo_of_its_own_ring(postgres: str) -> None:
+    async with connected(postgres) as here, connected(postgres) as there, here.listen(ANY_REPLY) as own:
+        async with there.listen(ANY_REPLY) as other:
+            here.ring(reply_topic("msg_1"))
+            await other.wait(LONG)
+        assert not await rang(own)
+
+
+async def test_a_ring_for_this_process_alone_is_not_heard_elsewhere(postgres: str) -> None:
+    async with (
+        connected(postgres) as here,
+        connected(postgres) as there,
+        there.listen(QUEUE) as bell,
+        there.listen("end") as end,
+    ):
+        here.ring_here(QUEUE)
+        here.ring("end")
+        await end.wait(LONG)
+        assert not await rang(bell)
+
+
+async def test_a_connection_that_was_cut_is_made_again_and_rings_for_what_may_have_been_missed(postgres: str) -> None:
+    async with connected(postgres) as here, connected(postgres) as there, there.listen(QUEUE) as bell:
+        await bell.wait(0)
+        await run_alone(postgres, HANG_UP)
+        assert await bell.wait(LONG)
+        await there.connected.wait()
+        await here.connected.wait()
+        await bell.wait(0)
+        here.ring(QUEUE)
+        assert await bell.wait(LONG)
+
+
+async def test_what_was_rung_last_is_sent_before_the_end(postgres: str) -> None:
+    async with connected(postgres) as there, there.listen(QUEUE) as bell:
+        async with connected(postgres) as here:
+            here.ring(QUEUE)
+            await here.flush(LONG)
+        assert await bell.wait(LONG)
+
+
+async def test_what_is_rung_while_nobody_is_connected_is_heard_here() -> None:
+    notifier = PostgresNotifier(normalised("postgresql://nobody@127.0.0.1:1/none"))
+    async with notifier.listen(QUEUE) as bell:
+        notifier.ring(QUEUE)
+        assert await rang(bell)

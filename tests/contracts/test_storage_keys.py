@@ -3,7 +3,7 @@
 import asyncio
 from datetime import timedelta
 
-from domain.ports import KnownKey
+from domain.storage import KnownKey
 from tests.contracts.storing import BEGINNING, ME, Shelf
 
 SEND = "sendMessage"

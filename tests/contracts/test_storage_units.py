@@ -12,7 +12,7 @@ import pytest
 
 from domain.conversations import MessagePart, PageRequest, PartKind
 from domain.errors import DataRefused, NotFound, StorageError, Unavailable
-from domain.ports import Storage
+from domain.storage import Storage
 from persistence.database import Database
 from persistence.unit_of_work import SqlStorage
 from tests.contracts.storing import ME, SetClock, Shelf, a_conversation

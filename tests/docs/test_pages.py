@@ -15,9 +15,9 @@ from tertulia.settings import Settings, variable
 from tests.docs.pages import ROOT, Block, blocks
 
 PAGES = sorted(str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
-CONFIGURING = [*PAGES, ".env.example", "tertulia.example.toml", "Dockerfile"]
+CONFIGURING = [*PAGES, ".env.example", "tertulia.example.toml", "Dockerfile", "compose.yaml"]
 SETTINGS = {variable(name) for name in Settings.model_fields}
-CLIENT_FILES = {"apollo-client.mjs", "reply.mjs", "sockets.mjs", "sse.mjs", "gql_client.py"}
+CLIENT_FILES = {"apollo-client.mjs", "reply.mjs", "sidebar.mjs", "sockets.mjs", "sse.mjs", "gql_client.py"}
 LINK = re.compile(r"\]\((?!https?:)(?P<page>[^)#]*)(?:#(?P<anchor>[^)]+))?\)")
 
 

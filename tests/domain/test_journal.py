@@ -13,8 +13,8 @@ from domain.conversations import Conversation, GenerationSettings, Message, Part
 from domain.errors import StorageError
 from domain.events import Folder, PartAdded, TextDelta
 from domain.journal import PAUSE_CHARACTERS, Halt, Journal, Tail
-from domain.ports import FlushEntry, FlushReport, Storage, UnitOfWork
 from domain.replies import FinishReason, HandOver, Lease, Outcome, Reply, ReplyStatus
+from domain.storage import FlushEntry, FlushReport, Storage, UnitOfWork
 from persistence import schema
 from persistence.database import Database
 from persistence.notifier import LocalNotifier

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from domain.conversations import GenerationSettings, ModelParams, PageRequest, Role, SeedMessage
+from domain.conversations import GenerationSettings, Message, ModelParams, PageRequest, Role, SeedMessage
 from domain.errors import (
     ContextTooLong,
     DomainError,
@@ -15,7 +15,8 @@ from domain.errors import (
     ModelUnavailable,
     NotFound,
 )
-from domain.inputs import EditMessage, RegenerateReply, SendMessage
+from domain.inputs import ContinueReply, EditMessage, RegenerateReply, SendMessage
+from domain.models import RequestStarted, TextChunk
 from domain.replies import MOVES, FinishReason, ReplyStatus
 from tests.domain.conftest import ME, Talk
 from tests.domain.test_streaming import gated
@@ -274,6 +275,55 @@ async def test_a_renamed_conversation_keeps_its_title_until_the_server_is_asked_
     assert (await service.get(ME, reply.conversation_id)).title == "Mine"
     await service.rename(ME, reply.conversation_id, None)
     assert (await service.get(ME, reply.conversation_id)).title == "First words"
+
+
+# ── continuing ──
+
+
+async def failed_after(talk: Talk, model: ScriptedModel, text: str) -> Message:
+    model.play([RequestStarted(None), TextChunk(text), RuntimeError("boom")], answer("and whole"))
+    return await talk.say("Hi", settings=GenerationSettings(params=ModelParams(max_tokens=100)))
+
+
+async def test_a_reply_that_failed_is_continued_beside_it_from_its_text(talk: Talk, model: ScriptedModel) -> None:
+    failed = await failed_after(talk, model, "Half a ")
+    sent = await talk.running.services.replies.continue_reply(ME, ContinueReply(failed.id))
+    reply = await talk.settled(sent.reply_id)
+    assert (reply.text, reply.parent_id, status_of(reply)) == (
+        "Half a and whole",
+        failed.parent_id,
+        ReplyStatus.COMPLETE,
+    )
+    assert model.requests[-1].unfinished == "Half a "
+    assert (await talk.message(failed.id)).text == "Half a "
+
+
+async def test_a_reader_of_a_continued_reply_sees_the_earlier_text_at_once(talk: Talk, model: ScriptedModel) -> None:
+    failed = await failed_after(talk, model, "Half a ")
+    talk.running.worker.draining = True
+    sent = await talk.running.services.replies.continue_reply(ME, ContinueReply(failed.id))
+    message = await talk.message(sent.reply_id)
+    assert (message.text, status_of(message), message.token_count) == ("Half a ", ReplyStatus.QUEUED, 2)
+    talk.running.worker.draining = False
+
+
+async def test_a_continued_reply_may_write_as_much_again(talk: Talk, model: ScriptedModel) -> None:
+    failed = await failed_after(talk, model, "Half a ")
+    await talk.settled((await talk.running.services.replies.continue_reply(ME, ContinueReply(failed.id))).reply_id)
+    assert [request.params.max_tokens for request in model.requests] == [100, 100]
+
+
+async def test_a_reply_that_is_whole_cannot_be_continued(talk: Talk) -> None:
+    reply = await talk.say()
+    with pytest.raises(InvalidInput):
+        await talk.running.services.replies.continue_reply(ME, ContinueReply(reply.id))
+
+
+async def test_continuing_twice_with_one_key_is_one_reply(talk: Talk, model: ScriptedModel) -> None:
+    failed = await failed_after(talk, model, "Half a ")
+    command = ContinueReply(failed.id, idempotency_key="k")
+    first, second = [await talk.running.services.replies.continue_reply(ME, command) for _ in range(2)]
+    assert (first.reply_id, second.replayed) == (second.reply_id, True)
 
 
 async def streaming(talk: Talk, reply_id: str, text: str | None = None) -> None:

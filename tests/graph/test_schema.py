@@ -21,7 +21,9 @@ def test_the_printed_schema_is_valid_graphql() -> None:
 def test_every_field_of_one_name_in_one_interface_has_one_nullability() -> None:
     """Otherwise an ordinary query that selects it in two fragments would be invalid."""
     schema = build_schema()._schema
-    for interface in (t for t in schema.type_map.values() if t.name in ("ReplyEvent", "UserError", "MessagePart")):
+    for interface in (
+        t for t in schema.type_map.values() if t.name in ("ReplyEvent", "ConversationEvent", "UserError", "MessagePart")
+    ):
         seen: dict[str, str] = {}
         for concrete in schema.get_possible_types(interface):  # type: ignore[arg-type]
             for name, field in concrete.fields.items():

@@ -2,8 +2,10 @@
 
 from datetime import timedelta
 
-from domain.conversations import PageRequest
-from domain.ports import UnitOfWork
+from domain.conversations import Change, PageRequest
+from domain.feed import Reader
+from domain.storage import UnitOfWork
+from domain.streaming import cursor_at
 from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, Pen, Shelf
 from tests.persistence.statements import sent_statements
 
@@ -55,6 +57,11 @@ async def test_a_prompt_is_two_statements(shelf: Shelf) -> None:
     assert len(sent) == 2
 
 
+def telling(shelf: Shelf) -> int:
+    """What it costs a unit that it changed something that others are told of."""
+    return 2 if shelf.database.is_sqlite else 1
+
+
 async def test_a_claim_is_four_statements_however_many_it_takes(shelf: Shelf) -> None:
     """The fifth is the heartbeat."""
     for many in (1, 20):
@@ -62,7 +69,7 @@ async def test_a_claim_is_four_statements_however_many_it_takes(shelf: Shelf) ->
             await shelf.queued()
         with sent_statements() as sent:
             assert len(await shelf.claim()) == many
-        assert len(sent) == 5
+        assert len(sent) == 5 + telling(shelf)
 
 
 async def test_an_idle_worker_sends_one_statement_for_each_question_and_two_for_orphans(shelf: Shelf) -> None:
@@ -76,8 +83,8 @@ async def test_an_idle_worker_sends_one_statement_for_each_question_and_two_for_
     async with shelf.storage.write() as work:
         await work.log.sweep(shelf.clock.later())
         await work.commit()
-    questions = ("claim", "held", "beat", "sweep", "purge", "keys", "orphans")
-    assert [await statements(ask) for ask in questions] == [1, 1, 1, 1, 1, 1, 2]
+    questions = ("claim", "held", "beat", "sweep", "purge", "keys", "feed", "orphans")
+    assert [await statements(ask) for ask in questions] == [1, 1, 1, 1, 1, 1, 1, 2]
 
 
 async def _idle(work: UnitOfWork, ask: str) -> None:
@@ -94,8 +101,10 @@ async def _idle(work: UnitOfWork, ask: str) -> None:
             await work.log.sweep(LATER)
         case "purge":
             await work.conversations.purge(LATER)
-        case _:
+        case "keys":
             await work.keys.sweep(LATER)
+        case _:
+            await work.feed.sweep(timedelta(hours=24))
 
 
 async def test_a_flush_is_one_statement_and_six_more_when_replies_end(shelf: Shelf) -> None:
@@ -109,4 +118,35 @@ async def test_a_flush_is_one_statement_and_six_more_when_replies_end(shelf: She
     assert len(sent) == flush
     with sent_statements() as sent:
         await shelf.flush(*(pen.entry(outcome=DONE) for pen in pens))
-    assert len(sent) == flush + 6
+    assert len(sent) == flush + 6 + telling(shelf)
+
+
+async def test_what_happened_costs_a_unit_the_same_however_much_it_is_and_nothing_when_it_is_nothing(
+    shelf: Shelf,
+) -> None:
+    users = [ME, *[await shelf.user() for _ in range(5)]]
+    for many, expected in ((0, 0), (1, telling(shelf)), (50, telling(shelf))):
+        async with shelf.storage.write() as work:
+            for number in range(many):
+                work.feed.add(users[number % len(users)], Change.CONVERSATION_UPDATED, f"conv_{number}")
+            with sent_statements() as sent:
+                await work.commit()
+        assert len(sent) == expected
+
+
+async def test_a_batch_of_events_is_at_most_five_statements_and_an_idle_look_one(shelf: Shelf) -> None:
+    for turns in (1, 10):
+        conversation_id, leaf_id = await talk(shelf, turns)
+        pen = await shelf.streaming(conversation_id, parent_id=leaf_id)
+        await shelf.flush(pen.entry(*ANSWER))
+        async with shelf.storage.write() as work:
+            for message_id in (leaf_id, pen.id):
+                work.feed.add(ME, Change.MESSAGE_ADDED, conversation_id, message_id)
+            await work.commit()
+        reader = Reader(shelf.storage, shelf.clock, ME, None, cursor_at(ME, 0))
+        with sent_statements() as sent:
+            assert (await reader.more())[1]
+        assert len(sent) == 5
+        with sent_statements() as sent:
+            assert await reader.more() == (False, [])
+        assert len(sent) == 1

@@ -8,7 +8,15 @@ from domain.conversations import PageRequest
 from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, Shelf, only_sqlite
 from tests.persistence.statements import Sent, sent_statements
 
-GROWING = {"conversations", "messages", "replies", "reply_events", "reply_attempts", "idempotency_keys"}
+GROWING = {
+    "conversations",
+    "messages",
+    "replies",
+    "reply_events",
+    "reply_attempts",
+    "idempotency_keys",
+    "conversation_events",
+}
 
 
 def scans(file: str, statement: str, parameters: object) -> list[str]:
@@ -51,12 +59,16 @@ async def everything(shelf: Shelf) -> list[Sent]:
             await work.replies.progress(pen.id)
             await work.replies.held("work_1")
             await work.log.after(pen.id, 1, 100)
+            await work.conversations.get_many(ME, [conversation.id])
+            await work.feed.newest(ME)
+            await work.feed.after(ME, 1, 100)
         async with shelf.storage.write() as work:
             await work.keys.reserve(ME, "sendMessage", "k", "print")
             await work.keys.keep(ME, "sendMessage", "k", {})
             await work.workers.orphans(10, 50)
             await work.log.sweep(BEGINNING + timedelta(days=1))
             await work.keys.sweep(BEGINNING)
+            await work.feed.sweep(timedelta())
             await work.conversations.delete(conversation.id, BEGINNING)
             await work.conversations.purge(BEGINNING + timedelta(days=1))
             await work.commit()

@@ -35,6 +35,7 @@ WRONG = {
     "TERTULIA_MAX_RETRIES": ("11", "less than or equal to 10"),
     "TERTULIA_MAX_LIVE_REPLIES": ("0", "greater than or equal to 1"),
     "TERTULIA_STREAM_RETENTION": ("1", "greater than or equal to 10"),
+    "TERTULIA_EVENT_RETENTION": ("0", "greater than or equal to 1"),
     "TERTULIA_DELETED_RETENTION": ("-1", "greater than or equal to 0"),
     "TERTULIA_SHUTDOWN_GRACE": ("21", "less than or equal to 20"),
     "TERTULIA_LOG_FORMAT": ("xml", "'auto', 'json' or 'console'"),

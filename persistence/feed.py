@@ -1,0 +1,145 @@
+"""What happened to users' conversations: remembered in the unit of work, numbered and stored right before its commit.
+
+The number comes from the user's row, whose lock lasts until the commit: of one user's events a later number never
+commits before an earlier one, so a reader that goes on from a number misses nothing. The lock is taken last, of
+several users in the order of their ids: so it is held shortly, and no two transactions wait for each other. Nothing
+here knows who reads.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Text,
+    and_,
+    bindparam,
+    case,
+    column,
+    delete,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.selectable import TableValuedAlias
+from sqlalchemy.types import TypeEngine
+
+from domain.conversations import Change, ConversationEvent
+from persistence.connection import AnyRow, Connection
+from persistence.tables import Id, conversation_events, users
+
+SWEPT_AT_ONCE = 50_000
+Remembered = tuple[str, Change, str, str | None]
+"""A user, and what happened to which conversation and message."""
+
+
+class SqlFeed:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._remembered: dict[Remembered, None] = {}
+
+    def add(self, user_id: str, kind: Change, conversation_id: str, message_id: str | None = None) -> None:
+        self._remembered[user_id, kind, conversation_id, message_id] = None
+
+    async def write(self) -> None:
+        """Number and store what was remembered. Nothing may follow in the transaction but its commit."""
+        if not self._remembered:
+            return
+        totals: dict[str, int] = {}
+        rows = [_row(event, totals) for event in self._remembered]
+        self._remembered.clear()
+        if self._connection.is_sqlite:
+            await self._write_in_two_steps(rows, totals)
+        else:
+            arrays = {name: [row[name] for row in rows] for name in rows[0]}
+            await self._connection.execute(_WRITE, {"owner": list(totals), "total": list(totals.values())} | arrays)
+
+    async def newest(self, user_id: str) -> int:
+        query = select(users.c.event_seq).where(users.c.id == user_id)
+        return (await self._connection.execute(query)).scalar_one_or_none() or 0
+
+    async def positions(self, user_ids: Sequence[str]) -> dict[str, int]:
+        query = select(users.c.id, users.c.event_seq).where(self._connection.among(users.c.id, user_ids))
+        return {row.id: row.event_seq for row in (await self._connection.execute(query)).all()}
+
+    async def after(self, user_id: str, seq: int, limit: int) -> tuple[int, list[ConversationEvent]]:
+        later = and_(conversation_events.c.user_id == users.c.id, conversation_events.c.seq > seq)
+        query = select(users.c.event_seq, conversation_events).outerjoin(conversation_events, later)
+        query = query.where(users.c.id == user_id).order_by(conversation_events.c.seq).limit(limit)
+        rows = (await self._connection.execute(query)).all()
+        return (rows[0].event_seq if rows else 0), [_event(row) for row in rows if row.seq is not None]
+
+    async def sweep(self, age: timedelta) -> None:
+        key = (conversation_events.c.user_id, conversation_events.c.seq)
+        old = select(*key).where(conversation_events.c.at <= self._connection.now(age))
+        old = old.order_by(conversation_events.c.at).limit(SWEPT_AT_ONCE).with_for_update(skip_locked=True)
+        gone = delete(conversation_events).where(tuple_(*key).in_(select(old.cte("old"))))
+        await self._connection.execute(gone)
+
+    async def _write_in_two_steps(self, rows: list[dict[str, Any]], totals: Mapping[str, int]) -> None:
+        raised = users.c.event_seq + case(totals, value=users.c.id)
+        raising = update(users).where(users.c.id.in_(totals)).values(event_seq=raised)
+        found = await self._connection.execute(raising.returning(users.c.id, users.c.event_seq))
+        newest = {row.id: row.event_seq for row in found}
+        for row in rows:
+            row["seq"] = newest[row["user_id"]] - totals[row["user_id"]] + row.pop("place")
+        await self._connection.execute(insert(conversation_events).values(at=self._connection.now()), rows)
+
+
+def _row(event: Remembered, totals: dict[str, int]) -> dict[str, Any]:
+    """An event with its place among those of its user, instead of the number it will have; `totals` counts them."""
+    user_id, kind, conversation_id, message_id = event
+    totals[user_id] = place = totals.get(user_id, 0) + 1
+    ids = {"conversation_id": conversation_id, "message_id": message_id}
+    return {"user_id": user_id, "place": place, "kind": kind.value} | ids
+
+
+def _event(row: AnyRow) -> ConversationEvent:
+    return ConversationEvent(row.seq, row.at, Change(row.kind), row.conversation_id, row.message_id)
+
+
+def _unnested(name: str, **types: TypeEngine[Any]) -> TableValuedAlias:
+    """Arrays as a table; each parameter has the name of its column."""
+    arrays = [bindparam(each, type_=ARRAY(kind)) for each, kind in types.items()]
+    columns = [column(each, kind) for each, kind in types.items()]
+    return func.unnest(*arrays).table_valued(*columns).render_derived(name=name)
+
+
+def _write() -> postgresql.Insert:
+    """One statement for any number of users and events, in which time passes only while it waits for a lock."""
+    given = _unnested("given", owner=Id(), total=BigInteger())
+    happened = _unnested(
+        "happened", user_id=Id(), place=BigInteger(), kind=Text(), conversation_id=Id(), message_id=Id()
+    )
+    held = (
+        select(users.c.id, given.c.total)
+        .join(given, given.c.owner == users.c.id)
+        .order_by(users.c.id)
+        .with_for_update(key_share=True, of=users)
+        .cte("held")
+    )
+    moved = (
+        update(users)
+        .where(users.c.id == held.c.id)
+        .values(event_seq=users.c.event_seq + held.c.total)
+        .returning(users.c.id, (users.c.event_seq - held.c.total).label("before"))
+        .cte("moved")
+    )
+    rows = select(
+        happened.c.user_id,
+        moved.c.before + happened.c.place,
+        happened.c.kind,
+        happened.c.conversation_id,
+        happened.c.message_id,
+        func.clock_timestamp(),
+    ).join(moved, moved.c.id == happened.c.user_id)
+    columns = ["user_id", "seq", "kind", "conversation_id", "message_id", "at"]
+    return postgresql.insert(conversation_events).from_select(columns, rows)
+
+
+_WRITE = _write()
