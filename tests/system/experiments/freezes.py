@@ -8,7 +8,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from tests.system.cluster import Cluster, Row, cluster
+from tests.system.cluster import Cluster, cluster
 from tests.system.load import Talk, faults_in, scripts, talk
 from tests.system.processes import ServerProcess
 from tests.system.report import Outcome, Progress, processes
@@ -17,7 +17,9 @@ from tests.system.tokens import numbers
 LIVE = 12
 TAKEN_SECONDS = 25.0
 THAWED_SECONDS = 2.0
-LOG = "SELECT attempt, count(*) AS rows, max(seq) AS newest FROM reply_events WHERE reply_id = $1 GROUP BY attempt"
+
+LOCKING = """SELECT count(*) FROM pg_stat_activity
+             WHERE state = 'idle in transaction' AND state_change < clock_timestamp() - interval '10 s'"""
 
 
 @dataclass
@@ -26,6 +28,8 @@ class Freezes:
     held: int = 0
     """Live replies of frozen processes, and those of them that others took over in time."""
     taken: int = 0
+    locking: int = 0
+    """Transactions that the frozen left open, where not everything was taken over."""
     late_rows: int = 0
     in_hand: int = 0
     """Tokens that the upstream sent to frozen processes, and that nobody may ever see."""
@@ -51,6 +55,7 @@ async def freeze_the_generator(scale: float, seed: int, progress: Progress) -> O
     ]
     outcome.expect(freezes.held >= freezes.done, "not every frozen process made a reply")
     outcome.expect(freezes.taken == freezes.held, f"{freezes.held - freezes.taken} replies were not taken over")
+    outcome.expect(not freezes.locking, f"{freezes.locking} transactions of the frozen were left open meanwhile")
     outcome.expect(freezes.in_hand > 0, "no frozen process had anything in its hands")
     outcome.expect(freezes.late_rows == 0, f"{freezes.late_rows} rows written by the thawed")
     outcome.expect(not finished and ended == freezes.replies, "not every reply has exactly one terminal event")
@@ -69,7 +74,9 @@ async def _round(servers: Cluster, seed: int, freezes: Freezes) -> None:
         victim.freeze()
     await asyncio.sleep(0.2)  # what was under way to the database has arrived
     held = {reply: attempt for victim in victims for reply, attempt in await servers.streaming(victim.worker)}
+    frozen = [victim.worker for victim in victims if await servers.streaming(victim.worker)]
     taken, before = await _taken_over(servers, held, [str(victim.worker) for victim in victims])
+    freezes.locking += 0 if len(taken) == len(held) else await servers.number(LOCKING)
     for victim in victims:
         victim.thaw()
     await asyncio.sleep(THAWED_SECONDS)
@@ -78,7 +85,7 @@ async def _round(servers: Cluster, seed: int, freezes: Freezes) -> None:
     async with asyncio.timeout(120):
         await asyncio.gather(*talking)
     freezes.late_rows += await _late_rows(servers, held, before)
-    freezes.done += len(victims)
+    freezes.done += len(frozen)
     freezes.held += len(held)
     freezes.taken += len(taken)
     freezes.replies += len(talks)
@@ -97,8 +104,8 @@ async def _victims(servers: Cluster) -> list[ServerProcess]:
         await asyncio.sleep(0.1)
 
 
-async def _taken_over(servers: Cluster, held: dict[str, int], frozen: list[str]) -> tuple[list[str], dict[str, Row]]:
-    """Which replies are no longer the frozen ones', and how far their old attempts had come in the log by then."""
+async def _taken_over(servers: Cluster, held: dict[str, int], frozen: list[str]) -> tuple[list[str], dict[str, int]]:
+    """Which replies are no longer the frozen ones', and how many rows their old attempts had in the log by then."""
     query = "SELECT id FROM replies WHERE id = ANY($1) AND (owner IS NULL OR owner <> ALL($2))"
     until = time.monotonic() + TAKEN_SECONDS
     taken: list[str] = []
@@ -109,15 +116,17 @@ async def _taken_over(servers: Cluster, held: dict[str, int], frozen: list[str])
     return taken, {reply: await _old(servers, reply, held[reply]) for reply in taken}
 
 
-async def _old(servers: Cluster, reply: str, attempt: int) -> Row:
-    rows = [row for row in await servers.rows(LOG, reply) if row["attempt"] <= attempt]
-    return {"rows": sum(row["rows"] for row in rows), "newest": max(row["newest"] for row in rows)}
+async def _old(servers: Cluster, reply: str, attempt: int) -> int:
+    """How many rows the attempts so far have in the log."""
+    return await servers.number(
+        "SELECT count(*) FROM reply_events WHERE reply_id = $1 AND attempt <= $2", reply, attempt
+    )
 
 
-async def _late_rows(servers: Cluster, held: dict[str, int], before: dict[str, Row]) -> int:
+async def _late_rows(servers: Cluster, held: dict[str, int], before: dict[str, int]) -> int:
     """Rows of old attempts that were not there at the takeover."""
     now = {reply: await _old(servers, reply, held[reply]) for reply in before}
-    return sum(now[reply]["rows"] - before[reply]["rows"] for reply in before)
+    return sum(now[reply] - before[reply] for reply in before)
 
 
 async def _in_hand(servers: Cluster, talks: list[Talk], taken: list[str]) -> int:

@@ -19,7 +19,7 @@ from tests.system.report import LONG, Outcome, Progress, percentile, processes
 SETTLED_SECONDS = 15.0
 PAUSES = (2.5, 6.0)
 MAX_RESCUES = 2
-LIVE = 18
+LIVE, FEW = 18, 8
 TOKENS, FEW_TOKENS, RATE = (80, 240), (40, 80), 15
 
 
@@ -43,7 +43,7 @@ async def kill_the_generator(scale: float, seed: int, progress: Progress) -> Out
     async with cluster(processes(scale)) as servers:
         load = Load(servers, scripts(seed, TOKENS if scale >= LONG else FEW_TOKENS, RATE))
         looking: list[asyncio.Task[None]] = []
-        async with load.running(LIVE):
+        async with load.running(LIVE if scale >= LONG else FEW):
             await asyncio.sleep(3)
             while kills.done < planned:
                 await _kill_one(servers, chance, kills, looking)

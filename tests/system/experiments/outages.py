@@ -12,7 +12,7 @@ from tests.system.load import Load, faults_in, lost_messages, scripts
 from tests.system.polling import until
 from tests.system.report import LONG, Outcome, Progress, processes
 
-LIVE = 50
+LIVE, FEW = 50, 15
 DOWN = (0.0, 12.0)
 """Seconds that it stays away: also longer than a lease."""
 PAUSES = (3.0, 8.0)
@@ -34,12 +34,13 @@ class Outages:
 
 async def kill_the_database(scale: float, seed: int, progress: Progress) -> Outcome:
     planned, outages, chance = max(1, round(20 * scale)), Outages(), random.Random(seed)
+    live = LIVE if scale >= LONG else FEW
     longest = DOWN[1] if scale >= LONG else 2.0
     async with cluster(processes(scale)) as servers:
         load = Load(servers, scripts(seed, (100, 200) if scale >= LONG else (40, 60), rate=12), readers=1)
         looking: list[asyncio.Task[None]] = []
-        async with load.running(LIVE):
-            await _all_live(servers)
+        async with load.running(live):
+            await _all_live(servers, live)
             while outages.done.total() < planned:
                 await _kill_it(servers, outages, chance, chance.uniform(DOWN[0], longest), looking)
                 outages.lost += await lost_messages(servers, list(load.talks))
@@ -55,17 +56,17 @@ async def kill_the_database(scale: float, seed: int, progress: Progress) -> Outc
     outcome.figures += [f"{len(outages.lost)} of {len(load.talks)} messages lost", f"{again} takeovers"]
     outcome.within("slowest end after a kill", max(outages.ended, default=float("nan")), TERMINAL_SECONDS)
     outcome.expect(not outages.lost, f"{len(outages.lost)} acknowledged messages lost")
-    outcome.expect(min(outages.live, default=0) >= 0.5 * LIVE, "fewer replies were live than half of those planned")
+    outcome.expect(min(outages.live, default=0) >= 0.5 * live, "fewer replies were live than half of those planned")
     outcome.expect(not outages.stuck, f"{len(outages.stuck)} replies not terminal after {TERMINAL_SECONDS:g} s")
     outcome.expect(again == 0, f"{again} replies were taken over from living processes")
     outcome.found(faults, len(load.talks), "replies")
     return outcome
 
 
-async def _all_live(servers: Cluster) -> None:
+async def _all_live(servers: Cluster, live: int) -> None:
     """Not every reply streams at every moment: some have just ended, and some are yet to be claimed."""
     query = "SELECT count(*) FROM replies WHERE status = 'STREAMING' HAVING count(*) >= $1"
-    await until(lambda: servers.rows(query, round(0.8 * LIVE)))
+    await until(lambda: servers.rows(query, round(0.8 * live)))
 
 
 async def _live(servers: Cluster) -> list[str]:
