@@ -20,6 +20,7 @@ from domain.conversation_service import ConversationService
 from domain.conversations import Change, GenerationSettings
 from domain.feed import DIGITS, ConversationFeed, ResyncRequired
 from domain.inputs import CreateConversation, Rules
+from domain.relay import Relay
 from domain.streaming import cursor_at, position_in
 from persistence.database import Database
 from persistence.feed import SqlFeed
@@ -151,6 +152,9 @@ class Polling:
     def ring(self, *topics: str) -> None:
         pass
 
+    def ring_here(self, *topics: str) -> None:
+        pass
+
     @asynccontextmanager
     async def listen(self, topic: str) -> AsyncIterator["PollingBell"]:
         yield PollingBell()
@@ -206,7 +210,9 @@ async def read(task: Task) -> None:
     """Read until the last numbers, which the parent tells, have come, or nothing comes any more; print what came."""
     database, told = Database(task.url, pool_size=CONNECTIONS_OF_A_READER), Told()
     storage, chance = SqlStorage(database, SystemClock()), random.Random(task.seed)
-    feed = ConversationFeed(storage, Polling(), SystemClock(), RecordingTelemetry())
+    telemetry = RecordingTelemetry()
+    relay = Relay(storage, Polling(), telemetry)
+    feed = ConversationFeed(storage, Polling(), relay, SystemClock(), telemetry)
     reading = [
         asyncio.create_task(follow_serial(database, each, told) if task.serial else follow(feed, each, told, chance))
         for each in USERS
