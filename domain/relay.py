@@ -18,6 +18,7 @@ from domain.topics import ANY_REPLY, ANY_USER, reply_topic, user_topic
 POLL_SECONDS = 1.0
 KEPT_EVENTS = 512
 READ_AT_ONCE = 256
+LONGEST_REST_SECONDS = 0.1
 
 
 class Followed:
@@ -84,19 +85,23 @@ class Relay:
             group.create_task(self._watch(ANY_USER, self._look_at_users))
 
     async def _watch(self, topic: str, look: Callable[[], Awaitable[None]]) -> None:
+        """After each look it rests for as long as that took: under load bells come faster than they can be served."""
+        loop = asyncio.get_running_loop()
         async with self._notifier.listen(topic) as bell:
             while True:
                 await bell.wait(POLL_SECONDS)
+                started = loop.time()
                 try:
                     await look()
                 except Exception as error:
                     self._telemetry.work_failed(error)
                     await asyncio.sleep(POLL_SECONDS)
+                await asyncio.sleep(min(LONGEST_REST_SECONDS, loop.time() - started))
 
     async def _look_at_users(self) -> None:
         if not self._users:
             return
-        async with self._storage.read() as work:
+        async with self._storage.peek() as work:
             positions = await work.feed.positions(list(self._users))
         for user_id, seq in positions.items():
             found = self._users.get(user_id)
@@ -114,7 +119,7 @@ class Relay:
         positions = {reply_id: found.window.newest for reply_id, found in asked.items() if not found.window.finished}
         if not positions:
             return False
-        async with self._storage.read() as work:
+        async with self._storage.peek() as work:
             news = await work.log.news(positions, READ_AT_ONCE)
         for reply_id in positions:
             self._heard(reply_id, asked[reply_id], news.get(reply_id))

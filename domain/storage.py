@@ -301,6 +301,10 @@ class Storage(Protocol):
 
     def write(self) -> AbstractAsyncContextManager[UnitOfWork]: ...
 
+    def peek(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        """A unit for a single reading statement, which needs no transaction: on a server one round trip."""
+        ...
+
     def read(self) -> AbstractAsyncContextManager[UnitOfWork]:
         """A unit that sees one snapshot of the database from beginning to end, and must not change it."""
         ...

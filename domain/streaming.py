@@ -90,7 +90,7 @@ class ReplyStream:
         deadline = self._journal.clock() + seconds
         async with self._notifier.listen(reply_topic(reply_id)) as bell:
             while (remaining := deadline - self._journal.clock()) > 0:
-                async with self._storage.read() as work:
+                async with self._storage.peek() as work:
                     progress = await work.replies.progress(reply_id)
                 if progress is None or progress.status.settled:
                     return

@@ -200,7 +200,7 @@ class ReplyWorker:
         """Obey stops, let go of what others took over, and give back what a claim got without hearing of it."""
         async with self._claiming:
             tails = self._journal.live()
-            async with self._storage.read() as work:
+            async with self._storage.peek() as work:
                 held = {(h.reply_id, h.attempt): h.stop_requested for h in await work.replies.held(self.owner)}
             unknown = [attempt for attempt in held if attempt not in self._making]
             self._unsure = False

@@ -63,7 +63,12 @@ class SqlStorage:
         async with self._database.connect(writing=False) as connection:
             yield SqlUnitOfWork(connection, self._clock)
 
+    @asynccontextmanager
+    async def peek(self) -> AsyncIterator[SqlUnitOfWork]:
+        async with self._database.connect(writing=False, alone=True) as connection:
+            yield SqlUnitOfWork(connection, self._clock)
+
     async def ping(self) -> None:
         """Raises Unavailable or StorageError when the database does not answer."""
-        async with self._database.connect(writing=False) as connection:
+        async with self._database.connect(writing=False, alone=True) as connection:
             await connection.execute(select(1))

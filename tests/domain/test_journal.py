@@ -54,6 +54,9 @@ class TroubledStorage:
     def write(self) -> AbstractAsyncContextManager[UnitOfWork]:
         return self._real.write()
 
+    def peek(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        return self._real.peek()
+
     def read(self) -> AbstractAsyncContextManager[UnitOfWork]:
         return self._real.read()
 
