@@ -31,6 +31,8 @@ SERVER_OPTIONS = {"host", "port", "ssl"}
 SOUND_SQLITE = (3, 51, 3)
 BUSY_SECONDS = 5
 CONNECT_SECONDS = 10
+IDLE_SECONDS = 5
+"""Half a lease. No unit of work waits for anything but the database."""
 MIGRATION_LOCK = 0x7E27
 """Any number that no other program locks in the same database."""
 
@@ -184,10 +186,23 @@ def _sqlite(url: URL, begin: str, *pragmas: str, pool_size: int = 1, pool_timeou
     return engine
 
 
+def _give_up_what_nobody_ends(connection: Any, _record: Any) -> None:  # noqa: ANN401  the driver's own type
+    """A process that is frozen in the middle of a transaction must not keep its locks from those who take over.
+
+    Set by a statement, as PgBouncer refuses it as a parameter of the start.
+    """
+    cursor = connection.cursor()
+    cursor.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+    cursor.close()
+    connection.commit()
+
+
 def _postgresql(url: URL, statement_seconds: float | None = None, **pool: float) -> AsyncEngine:
     limits = {"timeout": CONNECT_SECONDS, "command_timeout": statement_seconds}
     named = {"server_settings": {"application_name": "tertulia"}}
     engine = _engine(url, connect_args=limits | named, **pool)
+    if statement_seconds is not None:
+        event.listen(engine.sync_engine, "connect", _give_up_what_nobody_ends)
 
     @event.listens_for(engine.sync_engine, "checkout")
     def still_open(connection: Any, _record: Any, _proxy: Any) -> None:  # noqa: ANN401  the driver's own type

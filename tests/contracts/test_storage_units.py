@@ -13,7 +13,7 @@ import pytest
 from domain.conversations import MessagePart, PageRequest, PartKind
 from domain.errors import DataRefused, NotFound, StorageError, Unavailable
 from domain.storage import Storage
-from persistence.database import Database
+from persistence.database import Database, normalised
 from persistence.unit_of_work import SqlStorage
 from tests.contracts.storing import ME, SetClock, Shelf, a_conversation
 
@@ -139,7 +139,8 @@ async def test_a_database_that_cannot_be_reached_is_unavailable(tmp_path: Path) 
 
 
 async def test_a_server_without_the_database_is_unavailable(postgres: str) -> None:
-    async with opened(postgres.replace("/postgres?", "/absent?")) as storage:
+    absent = normalised(postgres).set(database="absent").render_as_string(hide_password=False)
+    async with opened(absent) as storage:
         with pytest.raises(Unavailable):
             async with storage.read():
                 pass

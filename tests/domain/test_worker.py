@@ -188,6 +188,24 @@ async def test_a_reply_that_was_taken_away_is_let_go_and_its_readers_hear_of_it(
     assert events[-1].event.message.text == "Half a and whole"
 
 
+async def test_a_reply_that_loses_its_owner_a_third_time_fails_and_keeps_its_text(tmp_path: Path) -> None:
+    model = ScriptedModel(*(gated(text, asyncio.Event()) for text in ("one ", "two ", "three ")))
+    async with open_services(settings_for(tmp_path), model=model, tokens=WordCounter()) as running:
+        talk = Talk(running, model)
+        sent = await talk.send()
+        for attempt, shown in enumerate(("one ", "one two ", "one two three "), 1):
+            await streaming(talk, sent.reply_id, shown)
+            async with running.storage.write() as work:
+                await work.workers.disown(sent.reply_id, attempt)
+                await work.commit()
+            await running.worker._rescuer.rescue()
+        message = await talk.settled(sent.reply_id)
+    assert message.reply is not None
+    assert message.reply.error is not None
+    assert (message.text, message.reply.error.code) == ("one two three ", ReplyErrorCode.INTERRUPTED)
+    assert (message.reply.attempt, message.reply.rescues) == (3, 2)
+
+
 async def test_after_an_outage_nobody_is_taken_over_for_a_lease(tmp_path: Path) -> None:
     model = ScriptedModel(gated("Half a", asyncio.Event()))
     async with open_services(settings_for(tmp_path), model=model, tokens=WordCounter()) as running:
