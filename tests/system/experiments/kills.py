@@ -36,6 +36,8 @@ class Kills:
     settled: list[float] = field(default_factory=list)
     unsettled: list[str] = field(default_factory=list)
     lost: int = 0
+    dead: set[str | None] = field(default_factory=set)
+    """The ids of the processes that were killed."""
 
 
 async def kill_the_generator(scale: float, seed: int, progress: Progress) -> Outcome:
@@ -63,6 +65,7 @@ async def _kill_one(servers: Cluster, chance: random.Random, kills: Kills, looki
     worker = victim.worker
     await victim.kill()
     killed = time.monotonic()
+    kills.dead.add(worker)
     kills.done += 1
     await asyncio.sleep(0.2)  # what was under way to the database has arrived
     looking.append(asyncio.create_task(servers.start(victim)))
@@ -87,13 +90,17 @@ async def _generating(servers: Cluster, chance: random.Random) -> ServerProcess:
 
 
 async def _settle(servers: Cluster, hit: dict[str, int], killed: float, kills: Kills) -> None:
-    """Settled: terminal, or STREAMING under a live owner, at some moment; those that were not in time are described."""
+    """Settled: terminal, or STREAMING under a live owner, at some moment; those that were not in time are described.
+
+    What a later kill took from its new owner was settled before that, and is watched by that kill.
+    """
     open_, late = set(hit), False
     query = "SELECT id, status, owner, attempt, rescues FROM replies WHERE id = ANY($1)"
     while open_ and time.monotonic() - killed < GIVEN_UP_SECONDS:
         alive = servers.owners()
         for row in await servers.rows(query, list(open_)):
-            if row["status"] in TERMINAL or (row["status"] == "STREAMING" and row["owner"] in alive):
+            struck_again = row["attempt"] > hit[row["id"]] and row["owner"] in kills.dead
+            if row["status"] in TERMINAL or (row["status"] == "STREAMING" and row["owner"] in alive) or struck_again:
                 open_.discard(row["id"])
                 kills.settled.append(time.monotonic() - killed)
             elif not late and time.monotonic() - killed >= SETTLED_SECONDS:
