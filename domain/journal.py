@@ -97,7 +97,7 @@ class Tail:
             self._pending.append(Finished(outcome.status))
         else:
             self._pending += [StatusChanged(ReplyStatus.QUEUED), Retrying(self.lease.attempt + 1, 0)]
-        self._journal.touched(self, urgent=False)
+        self._journal.touched(self, urgent=self.halt is not None)
         await self.ended.wait()
         return self.halt is not Halt.LOST
 

@@ -162,9 +162,9 @@ class Reader:
         if self._tail is not None:
             self.close()
             events = self._tail.after(position)
-            if events is None and self._tail.ended.is_set():
-                self._tail = None
-            return events
+            if events or not self._tail.ended.is_set():
+                return events
+            self._tail = None  # lost or handed over: it goes on elsewhere
         if self._elsewhere is not None and self._elsewhere.gone:
             self.close()
         return None if self._elsewhere is None else self._elsewhere.window.after(position)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias, TypeVar
 
+import asyncpg
 import sqlalchemy
 from sqlalchemy import ARRAY, ColumnElement, CursorResult, DateTime, Executable, Row, Table, any_, func, literal
 from sqlalchemy.dialects import postgresql, sqlite
@@ -26,7 +27,8 @@ AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 AnyResult: TypeAlias = CursorResult[*tuple[Any, ...]]
 Insert: TypeAlias = postgresql.Insert | sqlite.Insert
 Parameters: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
-DRIVER_ERRORS = (SQLAlchemyError, OSError, UnicodeError, OverflowError)
+DRIVER_ERRORS = (SQLAlchemyError, OSError, UnicodeError, OverflowError, asyncpg.InternalClientError)
+"""The last is what a connection says that was lost in the middle of a call: SQLAlchemy passes it on as it is."""
 REFUSALS = (DataError, IntegrityError, UnicodeError, OverflowError)
 DATA_CLASSES = ("22", "23")
 """SQLSTATE classes that are about the values: data exceptions, violated constraints (PostgreSQL, appendix A)."""

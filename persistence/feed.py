@@ -56,6 +56,8 @@ class SqlFeed:
         if self._connection.is_sqlite:
             await self._write_in_two_steps(rows, totals)
         else:
+            if len(totals) > 1:
+                await self._hold(list(totals))
             arrays = {name: [row[name] for row in rows] for name in rows[0]}
             await self._connection.execute(_WRITE, {"owner": list(totals), "total": list(totals.values())} | arrays)
 
@@ -68,10 +70,10 @@ class SqlFeed:
         return {row.id: row.event_seq for row in (await self._connection.execute(query)).all()}
 
     async def after(self, user_id: str, seq: int, limit: int) -> tuple[int, list[ConversationEvent]]:
-        later = and_(conversation_events.c.user_id == users.c.id, conversation_events.c.seq > seq)
-        query = select(users.c.event_seq, conversation_events).outerjoin(conversation_events, later)
-        query = query.where(users.c.id == user_id).order_by(conversation_events.c.seq).limit(limit)
-        rows = (await self._connection.execute(query)).all()
+        theirs = and_(conversation_events.c.user_id == user_id, conversation_events.c.seq > seq)
+        later = select(conversation_events).where(theirs).order_by(conversation_events.c.seq).limit(limit).subquery()
+        query = select(users.c.event_seq, later).outerjoin(later, later.c.user_id == users.c.id)
+        rows = (await self._connection.execute(query.where(users.c.id == user_id).order_by(later.c.seq))).all()
         return (rows[0].event_seq if rows else 0), [_event(row) for row in rows if row.seq is not None]
 
     async def sweep(self, age: timedelta) -> None:
@@ -80,6 +82,15 @@ class SqlFeed:
         old = old.order_by(conversation_events.c.at).limit(SWEPT_AT_ONCE).with_for_update(skip_locked=True)
         gone = delete(conversation_events).where(tuple_(*key).in_(select(old.cte("old"))))
         await self._connection.execute(gone)
+
+    async def _hold(self, user_ids: Sequence[str]) -> None:
+        """Lock several users in the order of their ids, which an UPDATE alone does not keep to.
+
+        Not in the statement that raises the counters: with its older snapshot that would lock a row's new version
+        first and its old one second, in a circle with those who come along the other way.
+        """
+        query = select(users.c.id).where(self._connection.among(users.c.id, user_ids)).order_by(users.c.id)
+        await self._connection.execute(query.with_for_update(key_share=True))
 
     async def _write_in_two_steps(self, rows: list[dict[str, Any]], totals: Mapping[str, int]) -> None:
         raised = users.c.event_seq + case(totals, value=users.c.id)
@@ -111,23 +122,16 @@ def _unnested(name: str, **types: TypeEngine[Any]) -> TableValuedAlias:
 
 
 def _write() -> postgresql.Insert:
-    """One statement for any number of users and events, in which time passes only while it waits for a lock."""
+    """Raise the counters of any number of users, and store any number of events with the numbers that these give."""
     given = _unnested("given", owner=Id(), total=BigInteger())
     happened = _unnested(
         "happened", user_id=Id(), place=BigInteger(), kind=Text(), conversation_id=Id(), message_id=Id()
     )
-    held = (
-        select(users.c.id, given.c.total)
-        .join(given, given.c.owner == users.c.id)
-        .order_by(users.c.id)
-        .with_for_update(key_share=True, of=users)
-        .cte("held")
-    )
     moved = (
         update(users)
-        .where(users.c.id == held.c.id)
-        .values(event_seq=users.c.event_seq + held.c.total)
-        .returning(users.c.id, (users.c.event_seq - held.c.total).label("before"))
+        .where(users.c.id == given.c.owner)
+        .values(event_seq=users.c.event_seq + given.c.total)
+        .returning(users.c.id, (users.c.event_seq - given.c.total).label("before"))
         .cte("moved")
     )
     rows = select(

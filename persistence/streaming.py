@@ -105,7 +105,7 @@ class SqlLog:
 
     async def news(self, positions: Mapping[str, int], limit: int) -> dict[str, list[LoggedEvent]]:
         found: dict[str, list[LoggedEvent]] = {}
-        for row in await self._news(positions, limit):
+        for row in await self._news(positions, limit) if positions else ():
             events = found.setdefault(row.id, [])
             if row.seq is not None:
                 events.append(event_from(row))

@@ -1,13 +1,14 @@
 """The contract of Replies, on every database: the queue, who may claim from it, and stopping."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.events import Finished, LoggedEvent, StatusChanged
-from domain.replies import FinishReason, Lease, Progress, ReplyStatus
+from domain.replies import FinishReason, HandOver, Lease, Progress, ReplyStatus
 from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, OWNER, Pen, Shelf, add_reply, ids, law, only_postgresql
 
 
@@ -249,6 +250,17 @@ async def test_a_reply_stopped_in_the_queue_is_settled_and_never_claimed(shelf: 
     assert (reply.finished_at, reply.last_seq, reply.attempt) == (shelf.clock.at, 1, 0)
     assert await shelf.log(reply_id) == [LoggedEvent(1, 0, Finished(ReplyStatus.STOPPED))]
     assert await claimed(shelf) == []
+
+
+async def test_a_reply_stopped_in_the_queue_keeps_what_an_earlier_attempt_had_shown(shelf: Shelf) -> None:
+    pen = await shelf.streaming()
+    await shelf.flush(pen.entry(*ANSWER))
+    await shelf.requeue(replace(pen.lease, next_seq=pen.written[-1].seq + 1), HandOver(token_count=2))
+    assert await shelf.stop(pen.id) is ReplyStatus.QUEUED
+    message = await shelf.found(pen.id)
+    assert (message.text, message.token_count) == ("Good morning", 2)
+    assert message.reply is not None
+    assert message.reply.status is ReplyStatus.STOPPED
 
 
 async def test_a_streaming_reply_is_flagged_for_its_owner(shelf: Shelf) -> None:

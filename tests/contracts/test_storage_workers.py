@@ -151,3 +151,29 @@ async def test_several_rescuers_at_once_rescue_each_orphan_once(shelf: Shelf) ->
 
     assert sum(await asyncio.gather(*(rescue() for _ in range(4)))) == 4
     assert [(await shelf.made(pen.id)).rescues for pen in pens] == [1] * 4
+
+
+async def test_orphans_are_taken_some_at_a_time(shelf: Shelf) -> None:
+    for _ in range(3):
+        await shelf.streaming()
+    async with shelf.storage.write() as work:
+        assert len(await work.workers.orphans(0, 2)) == 2
+
+
+async def test_a_process_that_is_silent_is_buried_and_its_later_flush_stores_nothing(shelf: Shelf) -> None:
+    pen, kept = await shelf.streaming(), await shelf.streaming()
+    async with shelf.storage.write() as work:
+        await work.workers.orphans(0, 1)
+        await work.commit()
+    assert await shelf.flush(pen.entry(*ANSWER), kept.entry(*ANSWER)) == [False, False]
+
+
+async def test_a_process_that_beats_again_keeps_what_nobody_took(shelf: Shelf) -> None:
+    taken, kept = await shelf.streaming(), await shelf.streaming()
+    async with shelf.storage.write() as work:
+        (orphan,) = await work.workers.orphans(0, 1)
+        await work.workers.requeue(orphan, LOST_ATTEMPT)
+        await work.commit()
+    await shelf.beat()
+    entries = {pen.id: pen.entry(*ANSWER) for pen in (taken, kept)}
+    assert await shelf.flush(*entries.values()) == [orphan.reply_id != reply_id for reply_id in entries]

@@ -10,6 +10,7 @@ from tests.system.experiments.restarts import restart_in_turn
 from tests.system.experiments.sends import repeat_sends
 from tests.system.experiments.sockets import drop_all_sockets
 from tests.system.experiments.stops import stop_from_elsewhere
+from tests.system.feed_experiment import conversation_events
 from tests.system.report import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -18,6 +19,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "queue claimed by four processes": claim_a_queue,
     "PostgreSQL killed under live replies": kill_the_database,
     "LISTEN connection cut": cut_the_listeners,
+    "conversation events of many writers": conversation_events,
     "sends repeated at once": repeat_sends,
     "stop from another process": stop_from_elsewhere,
     "rolling restart under load": restart_in_turn,
