@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 
 from tests.system.cluster import Cluster, cluster
 from tests.system.load import Talk, faults_in, patiently, scripts, talk
@@ -27,8 +28,7 @@ async def shift_a_clock(scale: float, seed: int, progress: Progress) -> Outcome:
             script = scripts(seed, (seconds * 8, seconds * 8), rate=8)
             keys = [f"clock-{shift}-{n}" for n in range(LIVE)]
             talking = [asyncio.create_task(talk(servers, script(key), n, 3, talks)) for n, key in enumerate(keys)]
-            begun = LIVE * (len(shifts) + 1)
-            await until(lambda: servers.rows(BEGUN, begun))  # noqa: B023
+            await until(partial(_begun, servers, talks, LIVE * (len(shifts) + 1)))
             shifts.append(await _seen_shift(servers, talks[-LIVE:]))
             owners |= {row["owner"] for row in await servers.rows("SELECT DISTINCT owner FROM replies") if row["owner"]}
             await asyncio.gather(*talking)
@@ -43,6 +43,11 @@ async def shift_a_clock(scale: float, seed: int, progress: Progress) -> Outcome:
     outcome.expect(again == 0, f"{again} false takeovers")
     outcome.found(faults, len(talks), "replies")
     return outcome
+
+
+async def _begun(servers: Cluster, talks: list[Talk], count: int) -> bool:
+    """Every message is acknowledged, and every reply has begun."""
+    return len(talks) == count and bool(await servers.rows(BEGUN, count))
 
 
 async def _seen_shift(servers: Cluster, talks: list[Talk]) -> float:
