@@ -35,13 +35,14 @@ class ServerProcess:
         self.url = f"http://127.0.0.1:{self._command[-1]}" if "serve" in command else ""
         self.crashes: Counter[str] = Counter()
         """Exceptions that nobody expected: where they were raised, and how often."""
+        self.ready = False
         self.works = "--no-worker" not in command
         self.worker: str | None = None
         """The id under which it owns replies, once it has said it."""
 
     async def start(self) -> None:
         """Returns when it works; a process that ends instead raises with what it said."""
-        self.worker = None
+        self.worker, self.ready = None, False
         self._lines.clear()
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         self._process = await asyncio.create_subprocess_exec(
@@ -63,6 +64,7 @@ class ServerProcess:
         else:
             raise AssertionError(f"the server did not start: {self.output}")
         self._draining = asyncio.create_task(self._drain(self._process.stdout))
+        self.ready = True
 
     @property
     def output(self) -> str:

@@ -2,13 +2,16 @@
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 
 from tests.system.cluster import Cluster, cluster
 from tests.system.load import Talk, faults_in, patiently, scripts, talk
+from tests.system.polling import until
 from tests.system.report import LONG, Outcome, Progress, processes
 
 SHIFTS = (2 * 3600, -2 * 3600)
 LIVE = 15
+BEGUN = "SELECT 1 FROM replies WHERE started_at IS NOT NULL HAVING count(*) >= $1"
 CREATED = "query ($id: ID!) { message(id: $id) { createdAt } }"
 
 
@@ -25,7 +28,8 @@ async def shift_a_clock(scale: float, seed: int, progress: Progress) -> Outcome:
             script = scripts(seed, (seconds * 8, seconds * 8), rate=8)
             keys = [f"clock-{shift}-{n}" for n in range(LIVE)]
             talking = [asyncio.create_task(talk(servers, script(key), n, 3, talks)) for n, key in enumerate(keys)]
-            shifts.append(await _seen_shift(servers, len(servers.servers) - 1, talks))
+            await until(partial(_begun, servers, talks, LIVE * (len(shifts) + 1)))
+            shifts.append(await _seen_shift(servers, talks[-LIVE:]))
             owners |= {row["owner"] for row in await servers.rows("SELECT DISTINCT owner FROM replies") if row["owner"]}
             await asyncio.gather(*talking)
             await wrong.kill()
@@ -41,11 +45,15 @@ async def shift_a_clock(scale: float, seed: int, progress: Progress) -> Outcome:
     return outcome
 
 
-async def _seen_shift(servers: Cluster, wrong: int, talks: list[Talk]) -> float:
-    """How far off the times are that the process writes: what it says of a message that it was just sent."""
-    await asyncio.sleep(2)
-    apart = []
-    for made in talks[-LIVE:]:
+async def _begun(servers: Cluster, talks: list[Talk], count: int) -> bool:
+    """Every message is acknowledged, and every reply has begun."""
+    return len(talks) == count and bool(await servers.rows(BEGUN, count))
+
+
+async def _seen_shift(servers: Cluster, talks: list[Talk]) -> float:
+    """How far off the times are that the process writes: what it says of messages that it was just sent."""
+    apart = [0.0]
+    for made in talks:
         created = (await patiently(servers, CREATED, id=made.message_id))["message"]["createdAt"]
         apart.append((datetime.fromisoformat(created) - datetime.now(UTC)).total_seconds())
     return max(apart, key=abs)
