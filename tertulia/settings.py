@@ -168,7 +168,7 @@ class Settings(BaseSettings):
     )
     deleted_retention: int = Field(30, ge=0, description="Days a deleted conversation is kept before it is removed.")
     shutdown_grace: float = Field(
-        10, ge=0, le=20, description="Seconds live replies may go on after SIGTERM; then others go on with them."
+        20, ge=0, le=20, description="Seconds live replies may go on after SIGTERM; then others go on with them."
     )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="Form of log lines; auto is console in a terminal and json elsewhere."

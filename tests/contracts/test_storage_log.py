@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from domain.conversations import Message, MessagePart, PartKind
 from domain.errors import ReplyErrorCode, StorageError
-from domain.events import Finished, LoggedEvent, PartAdded, ReplyEvent, Retrying, StatusChanged, TextDelta, fold
-from domain.replies import INTERRUPTED, FinishReason, HandOver, Outcome, ReplyError, ReplyStatus, Usage
-from domain.storage import FlushEntry
+from domain.events import PartAdded, ReplyEvent, Retrying, StatusChanged, TextDelta, fold
+from domain.replies import INTERRUPTED, FinishReason, Outcome, ReplyError, ReplyStatus, Usage
 from persistence.streaming import SqlLog
 from tests.contracts.storing import (
     ANSWER,
@@ -24,7 +23,6 @@ from tests.contracts.storing import (
     OWNER,
     Pen,
     Shelf,
-    add_reply,
     law,
     only_postgresql,
 )
@@ -366,105 +364,3 @@ async def test_a_status_that_changed_is_in_the_log_of_every_attempt(shelf: Shelf
     changes = [(logged.attempt, logged.event) for logged in await shelf.log(pen.id)]
     streaming, queued = StatusChanged(ReplyStatus.STREAMING), StatusChanged(ReplyStatus.QUEUED)
     assert changes == [(1, streaming), (1, queued), (1, Retrying(2, 0)), (2, streaming)]
-
-
-# ── handing over ──
-
-HANDED_OVER = HandOver(Usage(5, 2, estimated=True), requests=3, token_count=2)
-
-
-def handing_over(pen: Pen) -> FlushEntry:
-    return replace(pen.entry(*ANSWER, StatusChanged(ReplyStatus.QUEUED)), outcome=HANDED_OVER)
-
-
-async def test_an_attempt_that_is_handed_over_waits_again_with_what_it_had_shown(shelf: Shelf) -> None:
-    pen = await shelf.streaming()
-    assert await shelf.flush(handing_over(pen)) == [MINE]
-    message = await shelf.found(pen.id)
-    reply = message.reply
-    assert reply is not None
-    assert (message.text, message.token_count) == ("Good morning", 2)
-    assert (reply.status, reply.rescues, reply.requests, reply.usage) == (ReplyStatus.QUEUED, 0, 3, HANDED_OVER.usage)
-    assert await shelf.log(pen.id, after=1) == pen.written
-
-
-async def test_the_next_attempt_goes_on_with_the_numbers_of_one_that_was_handed_over(shelf: Shelf) -> None:
-    pen = await shelf.streaming()
-    await shelf.flush(handing_over(pen))
-    (lease,) = await shelf.claim("work_2")
-    assert (lease.attempt, lease.next_seq, lease.rescues) == (2, pen.written[-1].seq + 2, 0)
-
-
-async def test_an_attempt_that_is_stopped_while_it_is_handed_over_ends_there(shelf: Shelf) -> None:
-    pen = await shelf.streaming()
-    await shelf.stop(pen.id)
-    assert await shelf.flush(handing_over(pen)) == [MINE]
-    message = await shelf.found(pen.id)
-    assert (message.text, await shelf.status(pen.id)) == ("Good morning", ReplyStatus.STOPPED)
-    assert (await shelf.log(pen.id))[-1].event == Finished(ReplyStatus.STOPPED)
-
-
-async def test_an_attempt_that_was_overtaken_cannot_hand_over(shelf: Shelf) -> None:
-    old = await shelf.streaming()
-    await retaken(shelf, old)
-    assert await shelf.flush(handing_over(old)) == [LOST]
-    assert await shelf.status(old.id) is ReplyStatus.STREAMING
-
-
-async def test_an_owner_whose_heartbeat_is_gone_stores_nothing(shelf: Shelf) -> None:
-    pen = await shelf.streaming()
-    async with shelf.storage.write() as work:
-        await work.workers.leave(OWNER)
-        await work.commit()
-    assert await shelf.flush(pen.entry(*ANSWER)) == [LOST]
-    assert await shelf.flush(pen.entry(outcome=DONE)) == [LOST]
-    assert await shelf.log(pen.id, after=1) == []
-
-
-async def test_a_reply_that_begins_with_an_earlier_ones_parts_goes_on_after_them(shelf: Shelf) -> None:
-    parts = (MessagePart(0, PartKind.REASONING, "hm"), MessagePart(1, PartKind.TEXT, "Half a "))
-    conversation = await shelf.conversation()
-    async with shelf.storage.write() as work:
-        reply_id = await add_reply(work, conversation.id)
-        await work.log.begin(reply_id, parts)
-        await work.commit()
-    assert (await shelf.found(reply_id)).parts == parts
-    (lease,) = await shelf.claim()
-    assert (lease.attempt, lease.next_seq, lease.fresh) == (1, 6, False)
-
-
-# ── news ──
-
-
-async def news(shelf: Shelf, positions: dict[str, int], limit: int = 100) -> dict[str, list[LoggedEvent]]:
-    async with shelf.storage.read() as work:
-        return await work.log.news(positions, limit)
-
-
-async def test_news_are_what_follows_each_position(shelf: Shelf) -> None:
-    one, two = await shelf.streaming(), await shelf.streaming()
-    await shelf.flush(one.entry(*ANSWER), two.entry(*ANSWER))
-    found = await news(shelf, {one.id: 1, two.id: 3})
-    assert found == {one.id: one.written, two.id: two.written[2:]}
-
-
-async def test_a_reply_without_news_is_known_and_has_none(shelf: Shelf) -> None:
-    pen = await shelf.streaming()
-    assert await news(shelf, {pen.id: 1}) == {pen.id: []}
-
-
-async def test_a_reply_whose_log_is_gone_is_not_in_the_news(shelf: Shelf) -> None:
-    pen = await shelf.settled()
-    await sweep(shelf, 1)
-    assert await news(shelf, {pen.id: 1, "msg_absent": 0}) == {}
-
-
-async def test_news_of_nothing_are_none(shelf: Shelf) -> None:
-    assert await news(shelf, {}) == {}
-
-
-@only_postgresql
-async def test_news_come_some_at_a_time(shelf: Shelf) -> None:
-    pen = await shelf.streaming()
-    await shelf.flush(pen.entry(*ANSWER))
-    assert await news(shelf, {pen.id: 1}, limit=2) == {pen.id: pen.written[:2]}
