@@ -52,6 +52,8 @@ CUT_PAUSE_SECONDS = 1.0
 """Before the first time; doubled before the next. What the endpoint asks for rules, up to the most."""
 LONGEST_PAUSE_SECONDS = 30.0
 READ_PAUSE_SECONDS = 0.25
+READS_AT_ONCE = 2
+"""Many replies that begin together must not take every connection from the journal."""
 
 
 @dataclass(slots=True)
@@ -94,6 +96,7 @@ class ReplyGenerator:
         self._clock = clock
         self._telemetry = telemetry
         self._recovery = recovery
+        self._reading = asyncio.Semaphore(READS_AT_ONCE)
 
     async def run(self, lease: Lease) -> bool:
         """Make the reply and store its end. True when that is committed, False when the lease was lost or given up."""
@@ -187,7 +190,7 @@ class ReplyGenerator:
         deadline = self._journal.clock() + STORAGE_PATIENCE_SECONDS
         while True:
             try:
-                async with self._storage.read() as work:
+                async with self._reading, self._storage.read() as work:
                     return await read(work)
             except (StorageError, Unavailable):
                 if self._journal.clock() > deadline:

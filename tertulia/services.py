@@ -44,7 +44,7 @@ from tertulia import catalogue
 from tertulia.settings import Settings, SettingsError
 from tertulia.telemetry import OperatorTelemetry
 
-BACKGROUND_CONNECTIONS = 4
+BACKGROUND_CONNECTIONS = 5
 BACKGROUND_SECONDS = 10.0
 """Longer waits would outlast the lease."""
 FAREWELL_SECONDS = 1.0

@@ -100,7 +100,7 @@ class Settings(BaseSettings):
         10,
         ge=2,
         le=200,
-        description="PostgreSQL connections for requests; five more per process keep replies going.",
+        description="PostgreSQL connections for requests; six more per process keep replies going.",
     )
     database_pool_timeout: float = Field(
         10, gt=0, le=300, description="Seconds a request waits for a free connection before it is answered UNAVAILABLE."
