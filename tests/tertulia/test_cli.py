@@ -99,6 +99,26 @@ async def test_a_port_in_use_gives_a_sentence(taken_port: int) -> None:
     )
 
 
+async def test_a_server_on_sqlite_that_shall_not_make_replies_is_refused(tmp_path: Path) -> None:
+    ended = await tertulia("serve", "--no-worker", "--port", "0", DATABASE_URL=f"sqlite:///{tmp_path}/test.db")
+    assert ended.code == 1
+    assert "TERTULIA_WORKER is false, but SQLite serves one process at a time" in ended.err
+    assert "Traceback" not in ended.err
+
+
+async def test_a_worker_says_under_which_name_it_works_and_ends_in_good_order(tmp_path: Path) -> None:
+    async with scripted_endpoint() as endpoint:
+        environment = {"DATABASE_URL": f"sqlite:///{tmp_path}/test.db", "OPENAI_BASE_URL": endpoint.base_url}
+        process = await started("worker", TERTULIA_LOG_FORMAT="json", **environment)
+        assert process.stderr is not None
+        said = await asyncio.wait_for(process.stderr.readuntil(b'"started"'), 30)
+        process.terminate()
+        _, rest = await process.communicate()
+    assert process.returncode == 0
+    assert b"work_" in said + rest
+    assert b"Traceback" not in rest
+
+
 # ── the database ──
 
 
@@ -107,17 +127,20 @@ async def test_a_second_server_on_a_sqlite_file_is_refused_and_other_commands_wo
 ) -> None:
     environment = {"DATABASE_URL": f"sqlite:///{tmp_path}/test.db", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}
     async with serving(settings_for(tmp_path), ScriptedModel()) as first:
-        second, migrate = await asyncio.gather(
-            tertulia("serve", "--port", "0", **environment), tertulia("migrate", **environment)
+        second, worker, migrate = await asyncio.gather(
+            tertulia("serve", "--port", "0", **environment),
+            tertulia("worker", **environment),
+            tertulia("migrate", **environment),
         )
         doctor, show = [
             await asyncio.to_thread(CliRunner().invoke, app, command, env=environment)
             for command in (["doctor"], ["config", "show"])
         ]
         assert (await first.ask("{ server { version } }"))["server"] == {"version": __version__}
-    assert second.code == 1
-    assert f"Another server already uses {tmp_path}/test.db: SQLite serves one at a time." in second.err
-    assert "Traceback" not in second.err
+    for refused in (second, worker):
+        assert refused.code == 1
+        assert f"Another server already uses {tmp_path}/test.db: SQLite serves one at a time." in refused.err
+        assert "Traceback" not in refused.err
     assert (migrate.code, migrate.err) == (0, "")
     assert "the database is at revision" in doctor.stdout
     assert (show.exit_code, show.stderr) == (0, "")
