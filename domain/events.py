@@ -126,11 +126,15 @@ class Window:
         return [self._kept[i] for i in range(len(self._kept) - behind, len(self._kept))]
 
 
-def fold(events: Iterable[LoggedEvent]) -> tuple[MessagePart, ...]:
+def folded(events: Iterable[LoggedEvent]) -> Folder:
     folder = Folder()
     for event in events:
         folder.add(event)
-    return folder.parts()
+    return folder
+
+
+def fold(events: Iterable[LoggedEvent]) -> tuple[MessagePart, ...]:
+    return folded(events).parts()
 
 
 def text_in(log: Iterable[LoggedEvent], attempt: int | None = None) -> str:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from domain.conversations import PartKind
 from domain.errors import ProviderError, StorageError, Unavailable
-from domain.events import Folder, PartAdded, Retrying, TextDelta
+from domain.events import LoggedEvent, PartAdded, Retrying, TextDelta, folded, text_in
 from domain.journal import STORAGE_PATIENCE_SECONDS, Halt, Journal, Tail
 from domain.models import (
     ChatChunk,
@@ -60,6 +60,8 @@ READS_AT_ONCE = 2
 class Notes:
     """What is known of a running attempt, for the outcome at whatever moment it ends."""
 
+    begun: str = ""
+    """The text of the answer that the reply began with, as it continues another."""
     input_tokens: int = 0
     requests: int = 0
     cuts: int = 0
@@ -100,8 +102,9 @@ class ReplyGenerator:
 
     async def run(self, lease: Lease) -> bool:
         """Make the reply and store its end. True when that is committed, False when the lease was lost or given up."""
-        tail = self._journal.open(lease, Folder() if lease.fresh else await self._shown(lease))
-        notes = Notes()
+        log = [] if lease.fresh else await self._log(lease)
+        tail = self._journal.open(lease, folded(log))
+        notes = Notes(begun=text_in(log, attempt=0))
         answering = asyncio.create_task(self._answer(lease, tail, notes))
         tail.bind(answering)
         outcome: Outcome | HandOver
@@ -166,24 +169,22 @@ class ReplyGenerator:
         return finish
 
     async def _request(self, lease: Lease, unfinished: str, notes: Notes) -> ChatRequest:
-        shown = await count_tokens(self._tokens, lease.settings.model or "", unfinished)
+        name = lease.settings.model or ""
+        shown = await count_tokens(self._tokens, name, unfinished)
+        begun = await count_tokens(self._tokens, name, notes.begun)
 
         async def read(work: UnitOfWork) -> ChatRequest:
-            model, prompt = await self._prompter.prompt(work, lease, shown)
+            model, prompt = await self._prompter.prompt(work, lease, begun)
             notes.input_tokens = prompt.input_tokens + shown
             params = lease.settings.params
             if params.max_tokens is not None:
-                params = replace(params, max_tokens=max(1, params.max_tokens - shown))
+                params = replace(params, max_tokens=max(1, params.max_tokens - (shown - begun)))
             return ChatRequest(model.name, prompt.messages, params, lease.reply_id, lease.conversation_id, unfinished)
 
         return await self._patiently(read)
 
-    async def _shown(self, lease: Lease) -> Folder:
-        """What the log holds already."""
-        folder = Folder()
-        for logged in await self._patiently(lambda work: work.log.after(lease.reply_id, 0, WHOLE_LOG)):
-            folder.add(logged)
-        return folder
+    async def _log(self, lease: Lease) -> list[LoggedEvent]:
+        return await self._patiently(lambda work: work.log.after(lease.reply_id, 0, WHOLE_LOG))
 
     async def _patiently(self, read: Callable[[UnitOfWork], Awaitable[Found]]) -> Found:
         """Read, while the database may be away for as long as the journal bears it."""

@@ -15,7 +15,7 @@ from domain.conversations import MessagePart, PartKind
 from domain.errors import DataRefused, StorageError, Unavailable
 from domain.events import Finished, Folder, LoggedEvent, ReplyEvent, Retrying, StatusChanged, TextDelta, Window
 from domain.ports import Notifier, Telemetry
-from domain.replies import HandOver, Lease, Outcome, ReplyStatus
+from domain.replies import HandOver, Lease, Outcome, Owner, ReplyStatus
 from domain.storage import FlushEntry, FlushReport, Storage
 from domain.topics import reply_topic, user_topic
 
@@ -160,7 +160,7 @@ class Journal:
         storage: Storage,
         notifier: Notifier,
         telemetry: Telemetry,
-        owner: str,
+        owner: Owner,
         *,
         patience: float = STORAGE_PATIENCE_SECONDS,
     ) -> None:
@@ -252,7 +252,7 @@ class Journal:
         started, pause = self.clock(), 0.05
         while True:
             try:
-                return await self._storage.flush(self._owner, entries)
+                return await self._storage.flush(self._owner.id, entries)
             except Exception as error:
                 self._telemetry.work_failed(error)
                 if isinstance(error, DataRefused) or not isinstance(error, Unavailable | StorageError):

@@ -89,8 +89,8 @@ class Prompter:
         self._model = model
         self._tokens = tokens
 
-    async def prompt(self, work: UnitOfWork, lease: Lease, shown_tokens: int = 0) -> tuple[Model, Prompt]:
-        """`shown_tokens` are kept free for the part of the answer that was shown already.
+    async def prompt(self, work: UnitOfWork, lease: Lease, begun_tokens: int = 0) -> tuple[Model, Prompt]:
+        """`begun_tokens` are those that the answer has beside what it may write itself.
 
         Raises ProviderError when the model is not offered any more.
         """
@@ -104,8 +104,8 @@ class Prompter:
             )
         system_tokens = await count_tokens(self._tokens, model.name, settings.system_prompt or "")
         allowed = budget(model, settings, system_tokens)
-        if shown_tokens and allowed.history is not None:
-            allowed = replace(allowed, history=max(0, allowed.history - shown_tokens))
+        if begun_tokens and allowed.history is not None:
+            allowed = replace(allowed, history=max(0, allowed.history - begun_tokens))
         room = allowed.history if allowed.history is not None else 2**31
         history = await work.messages.newest(lease.reply_id, room, MESSAGE_OVERHEAD)
         return model, fit(history, settings, allowed, lease.instruction)

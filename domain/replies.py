@@ -153,6 +153,13 @@ Attempt = tuple[str, int]
 """A reply's id and the number of the attempt: one reply may be made twice by one process, one attempt after another."""
 
 
+@dataclass(slots=True)
+class Owner:
+    """The name under which this process holds replies: a fresh one at every start, and whenever others buried it."""
+
+    id: str
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right of one process to write one reply: void as soon as another attempt has begun."""

@@ -159,16 +159,13 @@ class ReplyService:
     async def continue_reply(self, user_id: str, command: ContinueReply) -> Sent:
         """Queue another reply beside one that broke off; it begins with that one's text and goes on from its end.
 
-        It may write as much again as the earlier one might. Raises InvalidInput for one that is whole or not settled.
+        What it begins with does not count towards its limit. Raises InvalidInput for one that is whole or not settled.
         """
         self._rules.check(command)
         earlier = await self._message(user_id, command.reply_id, "replyId")
         if earlier.reply is None or not _broke_off(earlier.reply):
             raise InvalidInput("Only a reply that failed, was stopped or got too long can be continued.", "replyId")
         settings = self._resolved(earlier.reply.settings, GenerationSettings())
-        if settings.params.max_tokens is not None:
-            most = settings.params.max_tokens + earlier.token_count
-            settings = replace(settings, params=replace(settings.params, max_tokens=most))
         instruction = earlier.reply.instruction
 
         async def store(work: UnitOfWork) -> Sent:

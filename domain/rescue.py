@@ -5,17 +5,22 @@ others may only be late like it: it takes nobody over for one lease more. What a
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
+from typing import TypeVar
 
+from domain.errors import StorageError, Unavailable
 from domain.events import Finished, LoggedEvent, fold, text_in
-from domain.ports import Notifier, TokenCounter
+from domain.ports import Ids, Notifier, Telemetry, TokenCounter
 from domain.prompting import Prompter, count_tokens
-from domain.replies import INTERRUPTED, FinishReason, HandOver, Lease, Outcome, Recovery, ReplyStatus, Usage
+from domain.replies import INTERRUPTED, FinishReason, HandOver, Lease, Outcome, Owner, Recovery, ReplyStatus, Usage
 from domain.storage import FlushEntry, Storage, UnitOfWork
 from domain.topics import QUEUE, reply_topic, user_topic
 
+Swept = TypeVar("Swept")
 LEASE_SECONDS = 10.0
+BEAT_TIMEOUT_SECONDS = 3.0
+"""One connection that has silently died must not cost the lease."""
 MAX_RESCUES = 2
 RESCUED_AT_ONCE = 50
 WHOLE_LOG = 2**31 - 1
@@ -28,14 +33,19 @@ class Rescuer:
         notifier: Notifier,
         tokens: TokenCounter,
         prompter: Prompter,
-        owner: str,
+        ids: Ids,
+        telemetry: Telemetry,
+        owner: Owner,
         recovery: Recovery,
     ) -> None:
         self._storage = storage
         self._notifier = notifier
         self._tokens = tokens
         self._prompter = prompter
+        self._ids = ids
+        self._telemetry = telemetry
         self._owner = owner
+        self._beating = asyncio.Lock()
         self._recovery = recovery
         self._left = False
         self._last_beat: float | None = None
@@ -46,55 +56,78 @@ class Rescuer:
         async with self._storage.write() as work:
             if self._storage.embedded:
                 await work.workers.forget_all()
-            await work.workers.beat(self._owner)
+            await work.workers.enter(self._owner.id)
             await work.commit()
         self._beaten()
 
     async def beat(self) -> None:
-        async with self._storage.write() as work:
-            if not self._left:
-                await work.workers.beat(self._owner)
+        """Renew the heartbeat. Who was buried meanwhile lost every lease, and goes on under a new name."""
+        if self._left:
+            return
+        async with asyncio.timeout(BEAT_TIMEOUT_SECONDS), self._beating, self._storage.write() as work:
+            name = None
+            if not await work.workers.beat(self._owner.id):
+                name = self._ids.new("work")
+                await work.workers.enter(name)
             await work.commit()
+        if name is not None:
+            self._owner.id = name
+            self._telemetry.worker_renamed(name)
         self._beaten()
 
     async def leave(self) -> None:
         """Give up every lease: what is still STREAMING is an orphan at once."""
         self._left = True
         async with self._storage.write() as work:
-            await work.workers.leave(self._owner)
+            await work.workers.leave(self._owner.id)
             await work.commit()
 
     async def rescue(self) -> None:
-        """Take over every orphan, some in each unit of work: so others who look at the same time get their share."""
-        while len(await self._rescue_some()) == RESCUED_AT_ONCE:
+        """Take over every orphan, some in each unit of work: so others who look at the same time get their share.
+
+        It begins with a beat, so it begins only when the database is there.
+        """
+        await self.beat()
+        while not self._is_patient() and await self._rescue_some() == RESCUED_AT_ONCE:
             pass
 
-    async def _rescue_some(self) -> list[Lease]:
-        """The unit begins with a beat, so it began only when the database was there."""
+    async def _rescue_some(self) -> int:
         async with self._storage.write() as work:
-            if not self._left:
-                await work.workers.beat(self._owner)
-            self._beaten()
-            orphans = [] if self._is_patient() else await work.workers.orphans(LEASE_SECONDS, RESCUED_AT_ONCE)
-            for lease in orphans:
-                await self._take_over(work, lease)
+            orphans = await work.workers.orphans(LEASE_SECONDS, RESCUED_AT_ONCE)
+            taken = [lease for lease in orphans if await self._tried(work, lease)]
             await work.commit()
-        if orphans:
-            self._notifier.ring(QUEUE, *(reply_topic(lease.reply_id) for lease in orphans))
-            self._notifier.ring(*{user_topic(lease.user_id) for lease in orphans})
-        return orphans
+        if taken:
+            self._notifier.ring(QUEUE, *(reply_topic(lease.reply_id) for lease in taken))
+            self._notifier.ring(*{user_topic(lease.user_id) for lease in taken})
+        return len(taken)
+
+    async def _tried(self, work: UnitOfWork, lease: Lease) -> bool:
+        """One reply that cannot be taken over must not keep the others from it."""
+        try:
+            await self._take_over(work, lease)
+        except (StorageError, Unavailable):
+            raise
+        except Exception as error:
+            self._telemetry.reply_crashed(lease.reply_id, error)
+            return False
+        return True
 
     async def sweep(self, logs: datetime, deleted: datetime, keys: datetime, events: timedelta) -> None:
         """Remove what has served its purpose: logs of replies that ended, conversations deleted, keys used before.
 
-        Also events of conversations of that age.
+        Also events of conversations of that age. Each in units of its own, so that one that fails holds up no other.
         """
+        while await self._swept(lambda work: work.log.sweep(logs)):
+            pass
+        await self._swept(lambda work: work.conversations.purge(deleted))
+        await self._swept(lambda work: work.keys.sweep(keys))
+        await self._swept(lambda work: work.feed.sweep(events))
+
+    async def _swept(self, sweep: Callable[[UnitOfWork], Awaitable[Swept]]) -> Swept:
         async with self._storage.write() as work:
-            await work.log.sweep(logs)
-            await work.conversations.purge(deleted)
-            await work.keys.sweep(keys)
-            await work.feed.sweep(events)
+            swept = await sweep(work)
             await work.commit()
+        return swept
 
     def _beaten(self) -> None:
         now = asyncio.get_running_loop().time()

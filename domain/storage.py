@@ -187,7 +187,13 @@ class Log(Protocol):
 class Workers(Protocol):
     """Heartbeats, one row per process, by the database's clock where several processes can meet."""
 
-    async def beat(self, owner: str) -> None: ...
+    async def enter(self, owner: str) -> None:
+        """The first heartbeat under a name that nobody had before."""
+        ...
+
+    async def beat(self, owner: str) -> bool:
+        """False when there is no heartbeat to renew: others have buried this owner, whose name must not come back."""
+        ...
 
     async def leave(self, owner: str) -> None: ...
 

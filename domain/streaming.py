@@ -172,16 +172,17 @@ class Reader:
     async def _from_log(self, position: int) -> list[LoggedEvent] | None:
         """None when the log cannot go on from there: swept away, or a position that was never reached.
 
-        The relay listens first, so that it knows what is new after this.
+        From what was read here on the relay tells what is new.
         """
-        if self._tail is None and self._elsewhere is None:
-            self._elsewhere = self._leaving.enter_context(self._relay.following(self.reply_id, position))
         async with self._storage.read() as work:
             progress = await work.replies.progress(self.reply_id)
             events = await work.log.after(self.reply_id, position, READ_AT_ONCE)
         if progress is None:
             self.ended = True
             return []
+        if self._tail is None and self._elsewhere is None and not progress.status.settled:
+            following = self._relay.following(self.reply_id, progress.newest_seq)
+            self._elsewhere = self._leaving.enter_context(following)
         if events and events[0].seq == position + 1:
             return events
         if position != progress.newest_seq:

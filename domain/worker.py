@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from domain.generation import ReplyGenerator
 from domain.journal import Halt, Journal
 from domain.ports import Clock, Notifier, Telemetry
-from domain.replies import Attempt, Lease
+from domain.replies import Attempt, Lease, Owner
 from domain.rescue import Rescuer
 from domain.storage import Storage
 from domain.topics import QUEUE, STOP, reply_topic, user_topic
@@ -50,10 +50,11 @@ class ReplyWorker:
         telemetry: Telemetry,
         retention: Retention,
         max_live: int,
-        owner: str,
+        owner: Owner,
     ) -> None:
-        self.owner = owner
+        self._owner = owner
         self.draining = False
+        self._drained = False
         self.failure = asyncio.Event()
         """Set when the worker has failed: its process must be replaced."""
         self._storage = storage
@@ -67,7 +68,6 @@ class ReplyWorker:
         self._rescuer = rescuer
         self._making: dict[Attempt, asyncio.Task[None]] = {}
         self._claiming = asyncio.Lock()
-        self._unsure = False
         self._hurried = asyncio.Event()
 
     async def run(self) -> None:
@@ -92,6 +92,11 @@ class ReplyWorker:
             group.create_task(self._every(JANITOR_SECONDS, self._sweep))
 
     @property
+    def owner(self) -> str:
+        """The name under which this process holds replies now."""
+        return self._owner.id
+
+    @property
     def live(self) -> int:
         """How many replies are being made."""
         return len(self._making)
@@ -101,7 +106,9 @@ class ReplyWorker:
 
         Unless it is hurried it takes `least_seconds`, so that others may notice that `draining` is set.
         """
-        self.draining = True
+        if self._drained:
+            return
+        self.draining = self._drained = True
         noticed = asyncio.create_task(self._unhurried(least_seconds))
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS), self._claiming:
@@ -115,7 +122,8 @@ class ReplyWorker:
             _, making = await asyncio.wait(making, timeout=FAREWELL_SECONDS)
         for task in making:
             task.cancel()
-        await asyncio.gather(*making, return_exceptions=True)
+        if making:
+            await asyncio.wait(making, timeout=FAREWELL_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self._tried(self._rescuer.leave())
@@ -153,11 +161,9 @@ class ReplyWorker:
             room = min(CLAIM_AT_ONCE, self._max_live - len(self._making))
             if self.draining or room <= 0:
                 return 0
-            self._unsure = True
             async with self._storage.write() as work:
-                leases = await work.replies.claim(self.owner, room)
+                leases = await work.replies.claim(self._owner.id, room)
                 await work.commit()
-            self._unsure = False
             for lease in leases:
                 task = asyncio.create_task(self._make(lease), name=f"reply {lease.reply_id}")
                 self._making[lease.key] = task
@@ -193,17 +199,15 @@ class ReplyWorker:
         async with self._notifier.listen(STOP) as bell:
             while True:
                 await bell.wait(POLL_SECONDS)
-                if self._making or self._unsure:
-                    await self._tried(self._compare())
+                await self._tried(self._compare())
 
     async def _compare(self) -> None:
         """Obey stops, let go of what others took over, and give back what a claim got without hearing of it."""
         async with self._claiming:
             tails = self._journal.live()
             async with self._storage.peek() as work:
-                held = {(h.reply_id, h.attempt): h.stop_requested for h in await work.replies.held(self.owner)}
+                held = {(h.reply_id, h.attempt): h.stop_requested for h in await work.replies.held(self._owner.id)}
             unknown = [attempt for attempt in held if attempt not in self._making]
-            self._unsure = False
         for tail in tails:
             lease = tail.lease
             if lease.key not in held and tail.outcome is None:

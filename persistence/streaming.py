@@ -5,9 +5,10 @@ takeover removes that heartbeat first, so it waits for a flush under way, and a 
 here knows who reads.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from itertools import chain, islice
+from typing import Any, TypeVar
 
 from sqlalchemy import ARRAY, Integer, and_, bindparam, delete, func, lateral, or_, select, true, update
 from sqlalchemy.dialects import postgresql
@@ -24,7 +25,16 @@ from persistence.events import EVENT_ARRAYS, append_events, arrays_of, event_fro
 from persistence.feed import SqlFeed
 from persistence.tables import Id, conversations, replies, reply_events, workers
 
-SWEPT_AT_ONCE = 10_000
+Item = TypeVar("Item")
+SWEPT_AT_ONCE = 500
+ASKED_AT_ONCE = 500
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
+    """As itertools has it from Python 3.12 on."""
+    left = iter(items)
+    while some := tuple(islice(left, size)):
+        yield some
 
 
 class SqlLog:
@@ -105,11 +115,16 @@ class SqlLog:
 
     async def news(self, positions: Mapping[str, int], limit: int) -> dict[str, list[LoggedEvent]]:
         found: dict[str, list[LoggedEvent]] = {}
-        for row in await self._news(positions, limit) if positions else ():
+        for row in await self._rows_of_news(positions, limit):
             events = found.setdefault(row.id, [])
             if row.seq is not None:
                 events.append(event_from(row))
         return found
+
+    async def _rows_of_news(self, positions: Mapping[str, int], limit: int) -> Iterator[AnyRow]:
+        """Some at a time: SQLite's expressions are at most 1,000 deep."""
+        asked = [dict(some) for some in batched(positions.items(), ASKED_AT_ONCE)]
+        return chain.from_iterable([await self._news(some, limit) for some in asked])
 
     async def _news(self, positions: Mapping[str, int], limit: int) -> Sequence[AnyRow]:
         ids = list(positions)

@@ -1,14 +1,15 @@
 """Heartbeats of the processes that generate, and the replies whose process is gone."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import and_, delete, func, select, update
+from sqlalchemy import and_, delete, func, insert, select, update
 
 from domain.conversations import Change
 from domain.events import LoggedEvent, ReplyEvent, Retrying, StatusChanged
 from domain.ports import Clock
 from domain.replies import HandOver, Lease, ReplyStatus
-from persistence.connection import Connection
+from persistence.connection import AnyRow, Connection
 from persistence.endings import put_back
 from persistence.events import last_numbers
 from persistence.feed import SqlFeed
@@ -22,11 +23,12 @@ class SqlWorkers:
         self._clock = clock
         self._feed = feed
 
-    async def beat(self, owner: str) -> None:
-        statement = self._connection.insert(workers).values(id=owner, beat_at=self._connection.now())
-        await self._connection.execute(
-            statement.on_conflict_do_update(index_elements=["id"], set_={"beat_at": statement.excluded.beat_at})
-        )
+    async def enter(self, owner: str) -> None:
+        await self._connection.execute(insert(workers).values(id=owner, beat_at=self._connection.now()))
+
+    async def beat(self, owner: str) -> bool:
+        renew = update(workers).where(workers.c.id == owner).values(beat_at=self._connection.now())
+        return (await self._connection.execute(renew)).rowcount == 1
 
     async def leave(self, owner: str) -> None:
         await self._connection.execute(delete(workers).where(workers.c.id == owner))
@@ -50,9 +52,18 @@ class SqlWorkers:
             .limit(limit)
             .with_for_update(key_share=True, skip_locked=True, of=[replies, conversations])
         )
-        rows = (await self._connection.execute(query)).all()
+        rows = await self._without_heartbeat((await self._connection.execute(query)).all())
         newest = await last_numbers(self._connection, [row.id for row in rows]) if rows else {}
         return [lease_from(row, row.attempt, row.owner or "", newest.get(row.id, 0) + 1) for row in rows]
+
+    async def _without_heartbeat(self, rows: Sequence[AnyRow]) -> list[AnyRow]:
+        """A reply that was claimed while its lock was waited for comes with its new owner, who lives."""
+        if not rows:
+            return []
+        owners = sorted({row.owner for row in rows if row.owner is not None})
+        query = select(workers.c.id).where(self._connection.among(workers.c.id, owners))
+        beating = set((await self._connection.execute(query)).scalars())
+        return [row for row in rows if row.owner not in beating]
 
     async def _bury(self, lease: timedelta) -> None:
         silent = workers.c.beat_at < self._connection.now(lease)

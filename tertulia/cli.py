@@ -1,6 +1,7 @@
 """The `tertulia` command."""
 
 import asyncio
+import os
 import signal
 import socket
 from ipaddress import ip_address
@@ -24,6 +25,7 @@ from tertulia.serving import drop_unread_connections, uvicorn_config
 from tertulia.settings import Settings, SettingsError, check_exposure, load_settings, variable
 from tertulia.telemetry import configure_logging
 
+EXIT_SECONDS = 33.0
 UNREADY_SECONDS = 3.0
 """What proxies need to notice that a server is not ready any more: they ask every second or two."""
 log = structlog.get_logger("tertulia")
@@ -95,15 +97,35 @@ def worker() -> None:
 
 async def _work(settings: Settings) -> None:
     stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with open_services(settings) as running:
+
+        def stop() -> None:
+            if stopped.is_set():  # a second Ctrl-C
+                running.worker.hurry()
+            stopped.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
         log.info("started", version=__version__, worker=running.worker.owner)
         failed = asyncio.create_task(running.worker.failure.wait())
         await asyncio.wait([asyncio.create_task(stopped.wait()), failed], return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping", live=running.worker.live)
+        exit_in_time()
     if failed.done():
         raise typer.Exit(1)
+
+
+def exit_in_time() -> None:
+    """Whatever does not end (a database that says nothing, say) must not keep the process from ending.
+
+    Nothing is lost by it: what was shown is stored, and what is not done is taken over.
+    """
+
+    def give_up() -> None:
+        log.error("could not stop in good order; others take over what is left")
+        os._exit(1)
+
+    asyncio.get_running_loop().call_later(EXIT_SECONDS, give_up)
 
 
 class Server(uvicorn.Server):
@@ -118,6 +140,7 @@ class Server(uvicorn.Server):
         self._api = api
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        exit_in_time()
         running: Running = self._api.state.running
         grace = running.settings.shutdown_grace
         if live := running.worker.live:

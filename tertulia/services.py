@@ -27,6 +27,7 @@ from domain.journal import Journal
 from domain.ports import ChatModel, Clock, Ids, Notifier, TokenCounter
 from domain.prompting import Prompter
 from domain.relay import Relay
+from domain.replies import Owner
 from domain.reply_service import ReplyService
 from domain.rescue import Rescuer
 from domain.streaming import ReplyStream
@@ -93,7 +94,7 @@ async def open_services(
         notifier = notifier or await _open_notifier(database, stack)
         tokens = tokens or await _load_tokens(settings)
         model = model or await _open_model(settings, stack, telemetry)
-        owner = ids.new("work")
+        owner = Owner(ids.new("work"))
         journal = Journal(background, notifier, telemetry, owner)
         relay = Relay(background, notifier, telemetry)
         stream = ReplyStream(storage, notifier, journal, relay, telemetry)
@@ -110,7 +111,7 @@ async def open_services(
             notifier,
             journal,
             ReplyGenerator(background, journal, model, tokens, prompter, clock, telemetry, recovery),
-            Rescuer(background, notifier, tokens, prompter, owner, recovery),
+            Rescuer(background, notifier, tokens, prompter, ids, telemetry, owner, recovery),
             clock,
             telemetry,
             Retention(

@@ -160,6 +160,9 @@ class OperatorTelemetry:
         self.flushes.observe(seconds)
         self.events.inc(events)
 
+    def worker_renamed(self, owner: str) -> None:
+        self.log.warning("others took this process for dead; it goes on under a new name", worker=owner)
+
     def work_failed(self, error: Exception) -> None:
         self.storage_errors.labels(type(error).__name__).inc()
         known = isinstance(error, StorageError | Unavailable)

@@ -68,6 +68,7 @@ class RecordingTelemetry:
         self.crashes: list[tuple[str, BaseException]] = []
         self.flushes: list[tuple[float, int]] = []
         self.failures: list[Exception] = []
+        self.names: list[str] = []
         self.open_streams = 0
         self.live = 0
 
@@ -88,6 +89,9 @@ class RecordingTelemetry:
 
     def journal_flushed(self, seconds: float, events: int) -> None:
         self.flushes.append((seconds, events))
+
+    def worker_renamed(self, owner: str) -> None:
+        self.names.append(owner)
 
     def work_failed(self, error: Exception) -> None:
         self.failures.append(error)

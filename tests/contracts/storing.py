@@ -169,12 +169,12 @@ class Shelf:
 
     async def beat(self, owner: str = OWNER) -> None:
         async with self.storage.write() as work:
-            await work.workers.beat(owner)
+            await here(work, owner)
             await work.commit()
 
     async def claim(self, owner: str = OWNER, limit: int = 100) -> list[Lease]:
         async with self.storage.write() as work:
-            await work.workers.beat(owner)
+            await here(work, owner)
             leases = await work.replies.claim(owner, limit)
             await work.commit()
         return leases
@@ -246,6 +246,11 @@ class Shelf:
             async with self.database.connect(writing=False) as connection:
                 if (await connection.execute(waiting)).scalar_one():
                     return None
+
+
+async def here(work: UnitOfWork, owner: str) -> None:
+    if not await work.workers.beat(owner):
+        await work.workers.enter(owner)
 
 
 async def add_reply(work: UnitOfWork, conversation_id: str, parent_id: str | None = None, **changes: Any) -> str:

@@ -168,12 +168,9 @@ async def test_a_process_that_is_silent_is_buried_and_its_later_flush_stores_not
     assert await shelf.flush(pen.entry(*ANSWER), kept.entry(*ANSWER)) == [False, False]
 
 
-async def test_a_process_that_beats_again_keeps_what_nobody_took(shelf: Shelf) -> None:
-    taken, kept = await shelf.streaming(), await shelf.streaming()
+async def test_a_name_that_was_buried_cannot_beat_again(shelf: Shelf) -> None:
+    await shelf.streaming()
     async with shelf.storage.write() as work:
-        (orphan,) = await work.workers.orphans(0, 1)
-        await work.workers.requeue(orphan, LOST_ATTEMPT)
-        await work.commit()
-    await shelf.beat()
-    entries = {pen.id: pen.entry(*ANSWER) for pen in (taken, kept)}
-    assert await shelf.flush(*entries.values()) == [orphan.reply_id != reply_id for reply_id in entries]
+        assert await work.workers.beat(OWNER)
+        await work.workers.orphans(0, 1)
+        assert not await work.workers.beat(OWNER)

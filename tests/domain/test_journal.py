@@ -13,7 +13,7 @@ from domain.conversations import Conversation, GenerationSettings, Message, Part
 from domain.errors import StorageError
 from domain.events import Folder, PartAdded, TextDelta
 from domain.journal import PAUSE_CHARACTERS, Halt, Journal, Tail
-from domain.replies import FinishReason, HandOver, Lease, Outcome, Reply, ReplyStatus
+from domain.replies import FinishReason, HandOver, Lease, Outcome, Owner, Reply, ReplyStatus
 from domain.storage import FlushEntry, FlushReport, Storage, UnitOfWork
 from persistence import schema
 from persistence.database import Database
@@ -89,7 +89,7 @@ async def claimed(storage: SqlStorage) -> Lease:
         await work.conversations.add(conversation)
         await work.messages.add(message)
         await work.replies.add(reply)
-        await work.workers.beat(OWNER)
+        await work.workers.enter(OWNER)
         (lease,) = await work.replies.claim(OWNER, 1)
         await work.commit()
     return lease
@@ -102,7 +102,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     real = SqlStorage(database, SystemClock())
     lease = await claimed(real)
     storage, telemetry = TroubledStorage(real), RecordingTelemetry()
-    journal = Journal(storage, LocalNotifier(), telemetry, OWNER, patience=0)
+    journal = Journal(storage, LocalNotifier(), telemetry, Owner(OWNER), patience=0)
     running = asyncio.create_task(journal.run())
     yield Desk(storage, journal, lease, journal.open(lease, Folder()), telemetry)
     running.cancel()

@@ -307,10 +307,17 @@ async def test_a_reader_of_a_continued_reply_sees_the_earlier_text_at_once(talk:
     talk.running.worker.draining = False
 
 
-async def test_a_continued_reply_may_write_as_much_again(talk: Talk, model: ScriptedModel) -> None:
-    failed = await failed_after(talk, model, "Half a ")
-    await talk.settled((await talk.running.services.replies.continue_reply(ME, ContinueReply(failed.id))).reply_id)
-    assert [request.params.max_tokens for request in model.requests] == [100, 100]
+async def test_a_reply_may_be_continued_again_and_again_and_write_as_much_each_time(
+    talk: Talk, model: ScriptedModel
+) -> None:
+    broken = [RequestStarted(None), TextChunk("more "), RuntimeError("boom")]
+    reply_id = (await failed_after(talk, model, "Half a ")).id
+    model.play(broken, broken, answer("end"))
+    for _ in range(3):
+        sent = await talk.running.services.replies.continue_reply(ME, ContinueReply(reply_id))
+        reply_id = (await talk.settled(sent.reply_id)).id
+    assert [request.params.max_tokens for request in model.requests] == [100, 100, 100]
+    assert (await talk.message(reply_id)).text == "Half a more more end"
 
 
 async def test_a_reply_that_is_whole_cannot_be_continued(talk: Talk) -> None:

@@ -8,18 +8,18 @@ from pathlib import Path
 from domain.conversations import Message
 from domain.errors import ReplyErrorCode
 from domain.prompting import Prompter
-from domain.replies import Recovery, ReplyStatus
+from domain.replies import Owner, Recovery, ReplyStatus
 from domain.rescue import LEASE_SECONDS, Rescuer
 from domain.streaming import Ended
 from persistence.database import Database
 from persistence.notifier import LocalNotifier
 from persistence.unit_of_work import SqlStorage
-from tertulia.services import SystemClock, open_services
+from tertulia.services import SystemClock, TimeOrderedIds, open_services
 from tertulia.settings import Settings
 from tests.domain.conftest import ME, Talk
 from tests.domain.test_replies import status_of, streaming
 from tests.domain.test_streaming import gated
-from tests.doubles import ScriptedModel, WordCounter, answer
+from tests.doubles import RecordingTelemetry, ScriptedModel, WordCounter, answer
 from tests.serving import settings_for
 
 
@@ -165,7 +165,6 @@ async def test_a_claim_whose_answer_was_lost_is_found_and_made(tmp_path: Path) -
         async with running.storage.write() as work:
             await work.replies.claim(running.worker.owner, 1)
             await work.commit()
-        running.worker._unsure = True
         running.worker.draining = False
         reply = await Talk(running, model).settled(sent.reply_id)
     assert reply.text == "Hello"
@@ -206,6 +205,22 @@ async def test_a_reply_that_loses_its_owner_a_third_time_fails_and_keeps_its_tex
     assert (message.reply.attempt, message.reply.rescues) == (3, 2)
 
 
+async def test_a_process_that_others_buried_loses_its_replies_and_goes_on_under_a_new_name(tmp_path: Path) -> None:
+    model = ScriptedModel(gated("Half a ", asyncio.Event()), answer("and whole"))
+    async with open_services(settings_for(tmp_path), model=model, tokens=WordCounter()) as running:
+        talk, name = Talk(running, model), running.worker.owner
+        sent = await talk.send()
+        await streaming(talk, sent.reply_id, "Half a ")
+        async with running.storage.write() as work:
+            await work.workers.leave(name)
+            await work.commit()
+        await running.worker._rescuer.rescue()
+        message = await talk.settled(sent.reply_id)
+    assert running.worker.owner != name
+    assert message.reply is not None
+    assert (message.text, message.reply.attempt, message.reply.rescues) == ("Half a and whole", 2, 1)
+
+
 async def test_after_an_outage_nobody_is_taken_over_for_a_lease(tmp_path: Path) -> None:
     model = ScriptedModel(gated("Half a", asyncio.Event()))
     async with open_services(settings_for(tmp_path), model=model, tokens=WordCounter()) as running:
@@ -213,9 +228,9 @@ async def test_after_an_outage_nobody_is_taken_over_for_a_lease(tmp_path: Path) 
         sent = await talk.send()
         await streaming(talk, sent.reply_id, "Half a")
         tokens = WordCounter()
-        other = Rescuer(
-            running.storage, LocalNotifier(), tokens, Prompter(model, tokens), "work_other", Recovery.CONTINUE
-        )
+        prompter, owner = Prompter(model, tokens), Owner("work_other")
+        ids, telemetry = TimeOrderedIds(), RecordingTelemetry()
+        other = Rescuer(running.storage, LocalNotifier(), tokens, prompter, ids, telemetry, owner, Recovery.CONTINUE)
         await other.beat()
         async with running.storage.write() as work:
             await work.workers.forget_all()
