@@ -310,7 +310,7 @@ async def test_a_reader_of_a_continued_reply_sees_the_earlier_text_at_once(talk:
 async def test_a_reply_may_be_continued_again_and_again_and_write_as_much_each_time(
     talk: Talk, model: ScriptedModel
 ) -> None:
-    broken = [RequestStarted(None), TextChunk("more "), RuntimeError("boom")]
+    broken: list[Step] = [RequestStarted(None), TextChunk("more "), RuntimeError("boom")]
     reply_id = (await failed_after(talk, model, "Half a ")).id
     model.play(broken, broken, answer("end"))
     for _ in range(3):
