@@ -20,7 +20,7 @@ from domain.models import RequestStarted, TextChunk
 from domain.replies import MOVES, FinishReason, ReplyStatus
 from tests.domain.conftest import ME, Talk
 from tests.domain.test_streaming import gated
-from tests.doubles import ScriptedModel, answer
+from tests.doubles import ScriptedModel, Step, answer
 
 
 def status_of(message: object) -> ReplyStatus:
