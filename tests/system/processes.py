@@ -80,7 +80,7 @@ class ServerProcess:
 
     def _heard(self, line: bytes) -> None:
         self._lines.append(line.decode(errors="replace"))
-        if b'"started"' in line or b'"exception"' in line:
+        if b'"worker"' in line or b'"exception"' in line:
             with suppress(ValueError):
                 said = json.loads(line)
                 self.worker = said.get("worker", self.worker)
