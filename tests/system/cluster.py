@@ -22,7 +22,7 @@ from tests.system.processes import ROOT, ServerProcess, environment_for
 
 TERMINAL = ("COMPLETE", "STOPPED", "FAILED")
 REQUEST_SECONDS = 15.0
-DATABASE_LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+DATABASE_LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 Row = Mapping[Any, Any]
 
 
