@@ -52,6 +52,11 @@ class Finished:
 ReplyEvent = PartAdded | TextDelta | StatusChanged | Retrying | Finished
 
 
+def queued_again(attempt: int) -> tuple[ReplyEvent, ...]:
+    """What readers are told when an attempt ends without an end, rescued or handed over: another one goes on."""
+    return StatusChanged(ReplyStatus.QUEUED), Retrying(attempt + 1, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class LoggedEvent:
     """An event with its number in the reply's log (from 1, without gaps) and the attempt that wrote it."""

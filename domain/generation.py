@@ -42,10 +42,9 @@ from domain.replies import (
     Usage,
 )
 from domain.seam import Seam
-from domain.storage import Storage, UnitOfWork
+from domain.storage import WHOLE_LOG, Storage, UnitOfWork
 
 Found = TypeVar("Found")
-WHOLE_LOG = 2**31 - 1
 MAX_CUTS = 2
 """So often an answer that was cut is asked for again in one attempt."""
 CUT_PAUSE_SECONDS = 1.0

@@ -13,9 +13,9 @@ from enum import Enum, auto
 
 from domain.conversations import MessagePart, PartKind
 from domain.errors import DataRefused, StorageError, Unavailable
-from domain.events import Finished, Folder, LoggedEvent, ReplyEvent, Retrying, StatusChanged, TextDelta, Window
+from domain.events import Finished, Folder, LoggedEvent, ReplyEvent, TextDelta, Window, queued_again
 from domain.ports import Notifier, Telemetry
-from domain.replies import HandOver, Lease, Outcome, Owner, ReplyStatus
+from domain.replies import HandOver, Lease, Outcome, Owner
 from domain.storage import FlushEntry, FlushReport, Storage
 from domain.topics import reply_topic, user_topic
 
@@ -96,7 +96,7 @@ class Tail:
         if isinstance(outcome, Outcome):
             self._pending.append(Finished(outcome.status))
         else:
-            self._pending += [StatusChanged(ReplyStatus.QUEUED), Retrying(self.lease.attempt + 1, 0)]
+            self._pending += queued_again(self.lease.attempt)
         self._journal.touched(self, urgent=self.halt is not None)
         await self.ended.wait()
         return self.halt is not Halt.LOST

@@ -14,7 +14,7 @@ from domain.events import Finished, LoggedEvent, fold, text_in
 from domain.ports import Ids, Notifier, Telemetry, TokenCounter
 from domain.prompting import Prompter, count_tokens
 from domain.replies import INTERRUPTED, FinishReason, HandOver, Lease, Outcome, Owner, Recovery, ReplyStatus, Usage
-from domain.storage import FlushEntry, Storage, UnitOfWork
+from domain.storage import WHOLE_LOG, FlushEntry, Storage, UnitOfWork
 from domain.topics import QUEUE, reply_topic, user_topic
 
 Swept = TypeVar("Swept")
@@ -23,7 +23,6 @@ BEAT_TIMEOUT_SECONDS = 3.0
 """One connection that has silently died must not cost the lease."""
 MAX_RESCUES = 2
 RESCUED_AT_ONCE = 50
-WHOLE_LOG = 2**31 - 1
 
 
 class Rescuer:

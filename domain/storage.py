@@ -156,6 +156,10 @@ class Replies(Protocol):
         ...
 
 
+WHOLE_LOG = 2**31 - 1
+"""As a limit of `Log.after`: all of it."""
+
+
 class Log(Protocol):
     async def settle(self, entry: FlushEntry) -> None:
         """Append the last events and store the end of a reply without an owner, which this unit of work holds."""

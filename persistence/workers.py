@@ -6,7 +6,7 @@ from datetime import timedelta
 from sqlalchemy import and_, delete, func, insert, select, update
 
 from domain.conversations import Change
-from domain.events import LoggedEvent, ReplyEvent, Retrying, StatusChanged
+from domain.events import LoggedEvent, queued_again
 from domain.ports import Clock
 from domain.replies import HandOver, Lease, ReplyStatus
 from persistence.connection import AnyRow, Connection
@@ -78,7 +78,7 @@ class SqlWorkers:
         await self._connection.execute(update(replies).where(lease).values(owner=None))
 
     async def requeue(self, lease: Lease, ended: HandOver) -> None:
-        events: list[ReplyEvent] = [StatusChanged(ReplyStatus.QUEUED), Retrying(lease.attempt + 1, 0)]
-        logged = [LoggedEvent(lease.next_seq + n, lease.attempt, event) for n, event in enumerate(events)]
+        numbered = enumerate(queued_again(lease.attempt), lease.next_seq)
+        logged = [LoggedEvent(seq, lease.attempt, event) for seq, event in numbered]
         if await put_back(self._connection, lease, ended, self._clock.now(), logged):
             self._feed.add(lease.user_id, Change.MESSAGE_UPDATED, lease.conversation_id, lease.reply_id)

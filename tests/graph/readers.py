@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -66,9 +66,18 @@ async def by_multipart(url: str, reply_id: str, after: str | None) -> AsyncGener
 async def _frames(
     url: str, reply_id: str, after: str | None, headers: dict[str, str], end: bytes
 ) -> AsyncGenerator[bytes, None]:
-    body = {"query": STREAM, "variables": {"id": reply_id, "after": after}}
+    variables = {"id": reply_id, "after": after}
+    async with broken_when_cut(), aclosing(frames_of(url, STREAM, variables, headers, end)) as frames:
+        async for frame in frames:
+            yield frame
+
+
+async def frames_of(
+    url: str, query: str, variables: dict[str, str | None], headers: dict[str, str], end: bytes
+) -> AsyncGenerator[bytes, None]:
+    """What a stream over HTTP sends, cut where its frames end; the last is what came after the last end."""
+    body = {"query": query, "variables": variables}
     async with (
-        broken_when_cut(),
         aiohttp.ClientSession() as http,
         http.post(f"{url}/graphql", json=body, headers=headers) as response,
     ):

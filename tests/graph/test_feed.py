@@ -6,14 +6,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from persistence import schema
 from persistence.database import Database
 from tests.doubles import ScriptedModel
 from tests.graph.protocol import MULTIPART, SSE, Socket, raw_socket
-from tests.graph.readers import Event, broken_when_cut
+from tests.graph.readers import Event, broken_when_cut, frames_of
 from tests.postgres import drop_database, new_database
 from tests.serving import Serving, serving, settings_for
 
@@ -45,30 +44,15 @@ async def by_socket(url: str, **variables: str | None) -> AsyncGenerator[Event, 
 
 
 async def by_sse(url: str, **variables: str | None) -> AsyncGenerator[Event, None]:
-    async for frame in _frames(url, variables, SSE, b"\n\n"):
+    async for frame in frames_of(url, FOLLOW, variables, SSE, b"\n\n"):
         if frame.startswith(b"event: next"):
             yield json.loads(frame.removeprefix(b"event: next\ndata: "))["data"]["conversationEvents"]
 
 
 async def by_multipart(url: str, **variables: str | None) -> AsyncGenerator[Event, None]:
-    async for part in _frames(url, variables, MULTIPART, b"\r\n--graphql"):
+    async for part in frames_of(url, FOLLOW, variables, MULTIPART, b"\r\n--graphql"):
         if body := json.loads(part.partition(b"\r\n\r\n")[2] or b"{}"):
             yield body["payload"]["data"]["conversationEvents"]
-
-
-async def _frames(
-    url: str, variables: dict[str, str | None], headers: dict[str, str], end: bytes
-) -> AsyncGenerator[bytes, None]:
-    body = {"query": FOLLOW, "variables": variables}
-    async with (
-        aiohttp.ClientSession() as http,
-        http.post(f"{url}/graphql", json=body, headers=headers) as response,
-    ):
-        left = b""
-        async for piece in response.content.iter_any():
-            *frames, left = (left + piece).split(end)
-            for frame in frames:
-                yield frame
 
 
 async def following(events: AsyncGenerator[Event, None]) -> str:
