@@ -7,6 +7,11 @@
     ├── IdempotencyMismatch the key was used before with other content
     ├── ContextTooLong      one message that cannot fit the model's window even alone
     ├── ModelUnavailable    no such model is configured here
+    ├── Unauthenticated     nobody is signed in, or what was shown for it does not hold
+    ├── AccessDenied        bad credentials, an ended session, closed registration, or not allowed
+    ├── EmailTaken          there is a user with this address
+    ├── RateLimited         too often; says when to come back
+    ├── QuotaExceeded       a budget is used up; says which
     └── Unavailable         storage is away; trying again helps
     ProviderError           the model's endpoint failed; ends up as data on the reply
     StorageError            the database failed in mid-work; never shown as it is
@@ -15,7 +20,10 @@
 Messages are English, safe to show, and name the cure. Nothing here knows of GraphQL, HTTP or SQL.
 """
 
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+from math import ceil
 
 
 class ErrorCode(StrEnum):
@@ -28,6 +36,14 @@ class ErrorCode(StrEnum):
     CONTEXT_TOO_LONG = "CONTEXT_TOO_LONG"
     MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
     UNAVAILABLE = "UNAVAILABLE"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    BAD_CREDENTIALS = "BAD_CREDENTIALS"
+    SESSION_EXPIRED = "SESSION_EXPIRED"
+    REGISTRATION_CLOSED = "REGISTRATION_CLOSED"
+    FORBIDDEN = "FORBIDDEN"
+    CONFLICT = "CONFLICT"
+    RATE_LIMITED = "RATE_LIMITED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
 
 
 class ReplyErrorCode(StrEnum):
@@ -38,9 +54,29 @@ class ReplyErrorCode(StrEnum):
     PROVIDER_TIMEOUT = "PROVIDER_TIMEOUT"
     PROVIDER_REJECTED = "PROVIDER_REJECTED"
     CONTEXT_TOO_LONG = "CONTEXT_TOO_LONG"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     INTERRUPTED = "INTERRUPTED"
     STORAGE = "STORAGE"
     INTERNAL = "INTERNAL"
+
+
+class QuotaName(StrEnum):
+    """What a user may have or use only so much of."""
+
+    SENDS_PER_MINUTE = "SENDS_PER_MINUTE"
+    LIVE_REPLIES = "LIVE_REPLIES"
+    TOKENS_PER_DAY = "TOKENS_PER_DAY"
+    TOKENS_PER_MONTH = "TOKENS_PER_MONTH"
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """`used` counts what is reserved as well. `resets_at` is None where time alone does not help."""
+
+    name: QuotaName
+    limit: int
+    used: int
+    resets_at: datetime | None
 
 
 class DomainError(Exception):
@@ -120,6 +156,43 @@ class Unavailable(DomainError):
 
     def __init__(self) -> None:
         super().__init__("The server cannot reach its database right now; try again in a moment.")
+
+
+class Unauthenticated(DomainError):
+    code = ErrorCode.UNAUTHENTICATED
+
+
+class AccessDenied(DomainError):
+    """`code` says which: BAD_CREDENTIALS, SESSION_EXPIRED, REGISTRATION_CLOSED or FORBIDDEN."""
+
+    def __init__(self, code: ErrorCode, message: str, *path: str) -> None:
+        super().__init__(message, *path)
+        self.code = code
+
+
+class EmailTaken(DomainError):
+    code = ErrorCode.CONFLICT
+
+    def __init__(self) -> None:
+        super().__init__("There is a user with this e-mail address; sign in, or use another address.", "email")
+
+
+class RateLimited(DomainError):
+    """`retry_after` is in seconds."""
+
+    code = ErrorCode.RATE_LIMITED
+
+    def __init__(self, what: str, retry_after: float) -> None:
+        super().__init__(f"Too many {what}; try again in {ceil(retry_after)} s.")
+        self.retry_after = retry_after
+
+
+class QuotaExceeded(DomainError):
+    code = ErrorCode.QUOTA_EXCEEDED
+
+    def __init__(self, message: str, quota: Quota) -> None:
+        super().__init__(message)
+        self.quota = quota
 
 
 class StorageError(Exception):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from domain.accounts import Claims
 from domain.errors import ProviderError
 from domain.models import ChatChunk, ChatRequest, Model
 from domain.replies import Lease, Outcome, Usage
@@ -74,6 +75,35 @@ class Notifier(Protocol):
 class Bell(Protocol):
     async def wait(self, timeout: float) -> bool:
         """Wait for a ring that was not waited for yet, at most `timeout` seconds; whether it rang. Then it is quiet."""
+        ...
+
+
+class PasswordHasher(Protocol):
+    async def hash(self, password: str) -> str:
+        """A salted hash that names its parameters. Raises Unavailable when too many wait for one already."""
+        ...
+
+    async def verify(self, password: str, hashed: str | None) -> bool:
+        """Whether it is the password. None stands for a user who is not there: it takes as long, and is False."""
+        ...
+
+    def is_outdated(self, hashed: str) -> bool:
+        """Whether the hash was made with weaker parameters than `hash` takes now."""
+        ...
+
+
+class TokenIssuer(Protocol):
+    def issue(self, claims: Claims) -> str:
+        """A signed access token."""
+        ...
+
+
+class TokenReader(Protocol):
+    async def read(self, token: str) -> Claims:
+        """What an access token says, once its signature, type, issuer, audience and times are checked.
+
+        Raises Unauthenticated with a message that is safe to show, Unavailable when its key cannot be had just now.
+        """
         ...
 
 

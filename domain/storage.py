@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from domain.accounts import User
+from domain.account_storage import ApiKeys, Rates, Sessions, Users
 from domain.conversations import Change, Conversation, ConversationEvent, Message, MessagePart, Page, PageRequest
 from domain.events import LoggedEvent
 from domain.replies import Attempt, HandOver, Held, Lease, Outcome, Progress, Reply, ReplyStatus
@@ -69,6 +69,10 @@ class Conversations(Protocol):
         """Mark as deleted: from now on nobody finds it or its messages; a later purge removes the rows."""
         ...
 
+    async def give(self, from_user_id: str, to_user_id: str) -> int:
+        """Make all of one user's conversations another's. Returns how many; live replies stay with whom they began."""
+        ...
+
     async def purge(self, deleted_before: datetime) -> int:
         """Remove conversations marked before that instant, with all they own, some at a time. Returns how many."""
         ...
@@ -126,6 +130,10 @@ class Replies(Protocol):
 
     async def progress(self, reply_id: str) -> Progress | None:
         """Where the log stands; None when there is no such reply."""
+        ...
+
+    async def unsettled_of(self, user_id: str) -> list[str]:
+        """Ids of the user's replies that are queued or streaming."""
         ...
 
     async def unsettled_above(self, parent_id: str | None) -> list[str]:
@@ -264,10 +272,6 @@ class Feed(Protocol):
         ...
 
 
-class Users(Protocol):
-    async def get(self, user_id: str) -> User | None: ...
-
-
 class UnitOfWork(Protocol):
     """One transaction. What was not committed when the context is left is rolled back.
 
@@ -276,6 +280,12 @@ class UnitOfWork(Protocol):
 
     @property
     def users(self) -> Users: ...
+    @property
+    def sessions(self) -> Sessions: ...
+    @property
+    def api_keys(self) -> ApiKeys: ...
+    @property
+    def rates(self) -> Rates: ...
     @property
     def conversations(self) -> Conversations: ...
     @property

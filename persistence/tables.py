@@ -3,6 +3,8 @@
     users ─< conversations ─< messages (a tree by parent_id) ─ replies (same id) ─< reply_events   the log, swept later
                                                                                 └< reply_attempts  usage, kept
     users ─< conversation_events   what happened to whom, numbered by users.event_seq, swept later
+    users ─< sessions ─< refresh_tokens   one family per sign-in      users ─< api_keys
+    users ─< token_usage   what was spent each day, UTC               rates   how often what was tried, by a key
     idempotency_keys   what a client's key stood for            workers   one heartbeat per process
 
 Text that grows is never rewritten: a live reply's text is in `reply_events` only, and is folded into
@@ -11,6 +13,9 @@ Text that grows is never rewritten: a live reply's text is in `reply_events` onl
 Everything a conversation owns goes with it by ON DELETE CASCADE, but no row goes with its parent message: SQLite
 follows a chain of cascades only to a depth of 1,000, and a conversation may be longer.
 
+What live replies may still spend is reserved on their own rows: an end of a reply ends its reservation.
+
+`replies.user_id` is that of its conversation, for the index of live replies; null where an older server added the row or saw it end.
 `replies.swept` says that the log is gone: so a sweep looks at what is new, not at every reply that ever ended.
 """
 
@@ -21,6 +26,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     Dialect,
     ForeignKey,
@@ -76,6 +82,9 @@ class Instant(TypeDecorator[datetime]):
 
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
+DELETED = text("deleted_at IS NOT NULL")
+LIVE = text("status IN ('QUEUED', 'STREAMING')")
+
 users = Table(
     "users",
     metadata,
@@ -83,6 +92,70 @@ users = Table(
     Column("display_name", Text),
     Column("created_at", Instant, nullable=False),
     Column("event_seq", BigInteger, nullable=False, server_default=text("0")),
+    Column("email", String(254)),
+    Column("password_hash", Text),
+    Column("issuer", String(255)),
+    Column("subject", String(255)),
+    Column("deleted_at", Instant),
+    Index("uq_users_email", "email", unique=True),
+    Index("uq_users_issuer_subject", "issuer", "subject", unique=True),
+    Index("ix_users_deleted_at", "deleted_at", sqlite_where=DELETED, postgresql_where=DELETED),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("user_agent", Text),
+    Column("created_at", Instant, nullable=False),
+    Column("last_seen_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Index("ix_sessions_user_id", "user_id"),
+    Index("ix_sessions_expires_at", "expires_at"),
+)
+
+refresh_tokens = Table(
+    "refresh_tokens",
+    metadata,
+    Column("hash", String(64), primary_key=True),
+    Column("session_id", ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("used_at", Instant),
+    Index("ix_refresh_tokens_session_id", "session_id"),
+    Index("ix_refresh_tokens_expires_at", "expires_at"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("prefix", String(16), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("last_used_at", Instant),
+    Column("expires_at", Instant),
+    Index("ix_api_keys_user_id", "user_id"),
+    Index("uq_api_keys_hash", "hash", unique=True),
+)
+
+rates = Table(
+    "rates",
+    metadata,
+    Column("key", String(320), primary_key=True),
+    Column("hits", Json, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Index("ix_rates_expires_at", "expires_at"),
+)
+
+token_usage = Table(
+    "token_usage",
+    metadata,
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("tokens", BigInteger, nullable=False),
 )
 
 conversations = Table(
@@ -147,6 +220,9 @@ replies = Table(
     Column("request_id", Text),
     Column("last_seq", Integer),
     Column("swept", Boolean, nullable=False, default=False),
+    Column("user_id", Id),
+    Column("reserved_tokens", Integer, nullable=False, server_default=text("0")),
+    Index("ix_replies_live", "user_id", sqlite_where=LIVE, postgresql_where=LIVE),
     Index("ix_replies_conversation_id", "conversation_id"),
     Index("ix_replies_status_queued_at", "status", "queued_at"),
     Index("ix_replies_behind_id", "behind_id"),
