@@ -32,7 +32,7 @@ class AuthMethod(StrEnum):
     """How a caller showed who they are."""
 
     NONE = "NONE"
-    PASSWORD = "PASSWORD"
+    PASSWORD = "PASSWORD"  # noqa: S105  a name
     API_KEY = "API_KEY"
     OIDC = "OIDC"
 
@@ -57,6 +57,14 @@ class Identity:
     method: AuthMethod
     credential_id: str | None = None
     expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """From where somebody asks. `address` is what rates are counted by."""
+
+    address: str
+    user_agent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +123,7 @@ def check_password(password: str, email: str, field: str) -> None:
     if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
         raise InvalidInput(f"A password has {MIN_PASSWORD} to {MAX_PASSWORD} characters.", field)
     _encodable(password, field)
-    if password.casefold() in (email, email.split("@")[0]):
+    if password.casefold() in (email, email.partition("@")[0]):
         raise InvalidInput("The password must not be the e-mail address.", field)
 
 

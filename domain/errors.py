@@ -170,6 +170,16 @@ class AccessDenied(DomainError):
         self.code = code
 
 
+class BadCredentials(AccessDenied):
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.BAD_CREDENTIALS, "The e-mail address or the password is wrong.")
+
+
+class SessionExpired(AccessDenied):
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.SESSION_EXPIRED, "The session has ended; sign in again.", "refreshToken")
+
+
 class EmailTaken(DomainError):
     code = ErrorCode.CONFLICT
 

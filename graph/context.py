@@ -5,7 +5,7 @@ the connection: `OperationExtension` in `schema.py` replaces the connection's co
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,8 +13,12 @@ import strawberry
 from strawberry.dataloader import DataLoader
 from strawberry.fastapi import BaseContext
 
+from domain.account_service import AccountService
+from domain.accounts import AuthMethod, Client, Identity
+from domain.authentication import REVOKED, SIGN_IN, Authenticator, Watch
 from domain.conversation_service import ConversationService
 from domain.conversations import Conversation, Message
+from domain.errors import DomainError, Unauthenticated
 from domain.feed import ConversationFeed
 from domain.reply_service import ReplyService, Sent
 from domain.streaming import ReplyStream
@@ -30,11 +34,17 @@ class ServerFacts:
     version: str
     max_message_characters: int
     stream_retention_seconds: int
+    authentication: tuple[AuthMethod, ...] = (AuthMethod.NONE,)
+    registration_open: bool = False
+    refresh_cookie: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
     conversations: ConversationService
+    accounts: AccountService
+    authenticator: Authenticator
+    watch: Watch
     replies: ReplyService
     stream: ReplyStream
     feed: ConversationFeed
@@ -45,14 +55,42 @@ class Services:
     """Told of every reply that a request has queued, or found queued under its key."""
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and from where. Without an identity `refusal` says why there is none."""
+
+    identity: Identity | None
+    client: Client
+    refusal: DomainError = field(default_factory=lambda: Unauthenticated(SIGN_IN))
+
+
 class Context(BaseContext):
-    def __init__(self, services: Services, user_id: str) -> None:
+    def __init__(self, services: Services, caller: Caller) -> None:
         super().__init__()
         self.services = services
-        self.user_id = user_id
+        self.caller = caller
+
+    @property
+    def identity(self) -> Identity:
+        """Raises Unauthenticated, or why else nobody is known."""
+        if self.caller.identity is None:
+            raise self.caller.refusal
+        return self.caller.identity
+
+    @property
+    def user_id(self) -> str:
+        """Raises like `identity`."""
+        return self.identity.user_id
+
+    async def authorise(self) -> None:
+        """Before an operation: whether the caller may still ask. Raises Unauthenticated, RateLimited, Unavailable."""
+        authenticator, identity = self.services.authenticator, self.caller.identity
+        await authenticator.admit(identity, self.caller.client.address)
+        if identity is not None and not await authenticator.valid([identity]):
+            raise Unauthenticated(REVOKED)
 
     def fresh(self) -> "Context":
-        twin = Context(self.services, self.user_id)
+        twin = Context(self.services, self.caller)
         twin.request, twin.response = self.request, self.response
         return twin
 

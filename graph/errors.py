@@ -6,6 +6,7 @@ the client gets that id.
 
 import secrets
 from collections.abc import Callable
+from math import ceil
 
 import strawberry
 from graphql import GraphQLError
@@ -43,7 +44,7 @@ class ReplyInProgressError(UserError):
     reply: Message
 
 
-@strawberry.type(description="The idempotency key was used before with other content.")
+@strawberry.type(description="The idempotency key was used before with other content, or the address is taken.")
 class ConflictError(UserError):
     pass
 
@@ -52,6 +53,16 @@ class ConflictError(UserError):
 class ContextTooLongError(UserError):
     input_tokens: int
     limit: int
+
+
+@strawberry.type(description="Bad credentials, an ended session, closed registration, or not allowed to this caller.")
+class AccessError(UserError):
+    pass
+
+
+@strawberry.type(description="Too often; the same works again after so long.")
+class RateLimitedError(UserError):
+    retry_after_ms: int
 
 
 @strawberry.type(description="The model or the database cannot be reached or is not there.")
@@ -66,6 +77,8 @@ ERROR_TYPES = (
     ConflictError,
     ContextTooLongError,
     UnavailableError,
+    AccessError,
+    RateLimitedError,
 )
 
 
@@ -78,16 +91,39 @@ def user_error(error: domain.DomainError) -> UserError:
             return ContextTooLongError(
                 code=code, message=message, path=path, input_tokens=error.input_tokens, limit=error.limit
             )
-        case domain.IdempotencyMismatch():
-            return ConflictError(code=code, message=message, path=path)
-        case domain.ModelUnavailable() | domain.Unavailable():
-            return UnavailableError(code=code, message=message, path=path)
+        case domain.RateLimited(retry_after=seconds):
+            return RateLimitedError(code=code, message=message, path=path, retry_after_ms=milliseconds(seconds))
         case _:
-            return InvalidInputError(code=code, message=message, path=path)
+            return _PLAIN.get(type(error), InvalidInputError)(code=code, message=message, path=path)
+
+
+_PLAIN: dict[type[domain.DomainError], type[UserError]] = {
+    domain.IdempotencyMismatch: ConflictError,
+    domain.EmailTaken: ConflictError,
+    domain.ModelUnavailable: UnavailableError,
+    domain.Unavailable: UnavailableError,
+    domain.Unauthenticated: AccessError,
+    domain.AccessDenied: AccessError,
+    domain.BadCredentials: AccessError,
+    domain.SessionExpired: AccessError,
+}
+"""The errors that have nothing more to say than a code and a message."""
 
 
 def reply_in_progress(error: domain.ReplyInProgress, reply: Message) -> UserError:
     return ReplyInProgressError(code=error.code, message=error.message, path=_path(error), reply=reply)
+
+
+def refusal(error: domain.DomainError) -> GraphQLError:
+    """Why an operation is not executed at all."""
+    extensions: dict[str, object] = {"code": error.code.value}
+    if isinstance(error, domain.RateLimited):
+        extensions["retryAfterMs"] = milliseconds(error.retry_after)
+    return GraphQLError(error.message, extensions=extensions)
+
+
+def milliseconds(seconds: float) -> int:
+    return ceil(1000 * seconds)
 
 
 def _path(error: domain.DomainError) -> list[str]:

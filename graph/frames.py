@@ -11,8 +11,8 @@ reports as an error, and the reader resumes. Nothing here knows what is streamed
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 
 import orjson
@@ -24,6 +24,8 @@ from strawberry.types.execution import PreExecutionError
 
 from graph.execution import Interrupted
 
+Watched = Callable[[Callable[[], object]], AbstractContextManager[None]]
+"""While its context lasts, what it was given is called when the caller's right ends."""
 PART = b"\r\nContent-Type: application/json; charset=utf-8\r\n\r\n"
 
 
@@ -72,7 +74,8 @@ class EventStream(Response):
     """A response that sends results as they come, and closes their generator however it ends.
 
     It ends early when the client leaves, and when a send takes longer than `send_seconds`: who does not read must
-    not hold a generator for ever. While it goes on, its task is in `open_streams`, where it may be cancelled.
+    not hold a generator for ever. While it goes on, its task is in `open_streams`, where it may be cancelled, and
+    `watched` may end it because the caller's right has ended.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class EventStream(Response):
         framing: Framing,
         results: AsyncGenerator[ExecutionResult, None],
         open_streams: set[asyncio.Task[None]],
+        watched: Watched,
         send_seconds: float,
         heartbeat_seconds: float | None = None,
     ) -> None:
@@ -88,6 +92,7 @@ class EventStream(Response):
         self._framing = framing
         self._results = results
         self._open_streams = open_streams
+        self._watched = watched
         self._send_seconds = send_seconds
         self._heartbeat_seconds = heartbeat_seconds or framing.heartbeat_seconds
         self._turn = asyncio.Lock()
@@ -104,7 +109,8 @@ class EventStream(Response):
         tasks = [asyncio.create_task(each) for each in work]
         self._open_streams.add(tasks[0])
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            with self._watched(tasks[0].cancel):
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._open_streams.discard(tasks[0])
             for task in tasks:

@@ -29,9 +29,10 @@ from strawberry.schema.config import StrawberryConfig
 from strawberry.schema.schema import validate_document
 from strawberry.tools import merge_types
 
+from graph.accounts import AccountMutation
 from graph.context import Context
 from graph.conversations import ConversationMutation, ConversationQuery
-from graph.errors import ERROR_TYPES, Unexpected
+from graph.errors import ERROR_TYPES, Unexpected, refusal
 from graph.execution import MaskingSchema, ReplyExecutor
 from graph.feed import EVENT_TYPES as CONVERSATION_EVENT_TYPES
 from graph.feed import FeedSubscription
@@ -44,12 +45,14 @@ from graph.streaming import EVENT_TYPES as REPLY_EVENT_TYPES
 from graph.streaming import Subscription as ReplySubscription
 
 MAX_TOKENS = 1_000
+PUBLIC = {"__typename", "__schema", "__type", "server", "viewer", "register", "login", "refreshSession", "logout"}
+"""What may be asked for without signing in."""
 CACHED_DOCUMENTS = 128
 CACHED_CHARACTERS = 16_384
 """Longer documents carry texts instead of variables: they never come again, and would fill the memory."""
 
 Query = merge_types("Query", (ConversationQuery, ModelQuery, ServerQuery))
-Mutation = merge_types("Mutation", (ReplyMutation, ConversationMutation))
+Mutation = merge_types("Mutation", (ReplyMutation, ConversationMutation, AccountMutation))
 Subscription = merge_types("Subscription", (ReplySubscription, FeedSubscription))
 
 
@@ -98,19 +101,31 @@ class OperationExtension(SchemaExtension):
         prepare = _prepared if len(query) <= CACHED_CHARACTERS else _prepared.__wrapped__
         with suppress(GraphQLError):
             execution.graphql_document, self.errors_of_document = prepare(execution.schema._schema, query)
-        if execution.graphql_document is not None and not self.errors_of_document and self._is_ambiguous():
-            self.errors_of_document = [GraphQLError(AMBIGUOUS)]
+        if execution.graphql_document is not None and not self.errors_of_document:
+            self.errors_of_document = self._refusals()
         yield
 
     def on_validate(self) -> Iterator[None]:
         self.execution_context.pre_execution_errors = self.errors_of_document
         yield
 
-    def _is_ambiguous(self) -> bool:
-        """GraphQL's GetOperation(): without a name there must be one operation, where Strawberry takes the first."""
+    def _refusals(self) -> list[GraphQLError]:
+        """Why the operation is not executed, though its document is sound.
+
+        GraphQL's GetOperation(): without a name there must be one operation, where Strawberry takes the first.
+        """
         execution = self.execution_context
-        assert execution.graphql_document is not None
-        return execution._provided_operation_name is None and get_operation_ast(execution.graphql_document) is None
+        document = execution.graphql_document
+        assert document is not None
+        if execution._provided_operation_name is None and get_operation_ast(document) is None:
+            return [GraphQLError(AMBIGUOUS)]
+        caller = execution.context.caller
+        operation = get_operation_ast(document, execution._provided_operation_name)
+        if caller.identity is not None or operation is None:
+            return []
+        fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
+        private = root_fields(operation.selection_set, fragments) - PUBLIC
+        return [refusal(caller.refusal)] if private else []
 
     def _label(self) -> tuple[str, str]:
         """Root field and type of the operation. Names that clients make up would be labels without number."""
@@ -123,6 +138,19 @@ class OperationExtension(SchemaExtension):
             return "invalid", "unknown"
         fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
         return _first_field(operation.selection_set, fragments), operation.operation.value
+
+
+def root_fields(selections: SelectionSetNode, fragments: dict[str, FragmentDefinitionNode]) -> set[str]:
+    """The names of all fields at the top of a sound operation."""
+    found: set[str] = set()
+    for selection in selections.selections:
+        if isinstance(selection, FieldNode):
+            found.add(selection.name.value)
+        else:
+            inner = fragments[selection.name.value] if isinstance(selection, FragmentSpreadNode) else selection
+            assert isinstance(inner, FragmentDefinitionNode | InlineFragmentNode)
+            found |= root_fields(inner.selection_set, fragments)
+    return found
 
 
 def _first_field(selections: SelectionSetNode, fragments: dict[str, FragmentDefinitionNode]) -> str:

@@ -1,25 +1,20 @@
-"""Who is asking, what the server offers, and any object by its id."""
+"""What the server offers, and any object by its id."""
 
-from datetime import datetime
 from enum import Enum
 
 import strawberry
 
+from domain.accounts import AuthMethod
 from domain.errors import NotFound
 from graph.context import Info
-from graph.conversations import Conversation, ConversationConnection, conversation_page
+from graph.conversations import Conversation
 from graph.ids import CONVERSATION, MESSAGE, USER
 from graph.messages import Message
-from graph.models import GenerationSettings
 from graph.nodes import Node
 from graph.pagination import MAX_PAGE_SIZE
+from graph.viewer import Viewer, viewer_of
 
 API_VERSION = "1"
-
-
-@strawberry.enum
-class AuthMethod(Enum):
-    NONE = "NONE"
 
 
 @strawberry.enum
@@ -27,27 +22,6 @@ class StreamTransport(Enum):
     GRAPHQL_TRANSPORT_WS = "GRAPHQL_TRANSPORT_WS"
     MULTIPART = "MULTIPART"
     SSE = "SSE"
-
-
-@strawberry.type
-class Viewer(Node):
-    display_name: str | None
-    created_at: datetime
-
-    @strawberry.field(description="What a conversation of this viewer starts from.")
-    def settings(self, info: Info) -> GenerationSettings:
-        return GenerationSettings.of(info.context.services.conversations.defaults)
-
-    @strawberry.field
-    async def conversations(
-        self,
-        info: Info,
-        first: int | None = None,
-        after: str | None = None,
-        last: int | None = None,
-        before: str | None = None,
-    ) -> ConversationConnection:
-        return await conversation_page(info, first, after, last, before)
 
 
 @strawberry.type
@@ -61,16 +35,12 @@ class ServerLimits:
 class ServerInfo:
     version: str
     api_version: str
-    authentication: list[AuthMethod]
+    authentication: list[AuthMethod] = strawberry.field(
+        description="How callers may show who they are: NONE means that everybody is one local user."
+    )
+    registration_open: bool
     transports: list[StreamTransport]
     limits: ServerLimits
-
-
-async def _viewer(info: Info) -> Viewer | None:
-    user = await info.context.services.conversations.viewer(info.context.user_id)
-    if user is None:
-        return None
-    return Viewer(id=strawberry.ID(user.id), display_name=user.display_name, created_at=user.created_at)
 
 
 async def _node(info: Info, id_: str) -> Node | None:
@@ -84,7 +54,7 @@ async def _node(info: Info, id_: str) -> Node | None:
         message = await context.messages.load(id_)
         return None if message is None else Message.of(message)
     if id_.startswith(USER) and id_ == context.user_id:
-        return await _viewer(info)
+        return await viewer_of(info.context)
     return None
 
 
@@ -100,7 +70,7 @@ class ServerQuery:
 
     @strawberry.field(description="Who is asking. Null when nobody is signed in.")
     async def viewer(self, info: Info) -> Viewer | None:
-        return await _viewer(info)
+        return None if info.context.caller.identity is None else await viewer_of(info.context)
 
     @strawberry.field(description="Version, limits and switched-on features; readable without signing in.")
     def server(self, info: Info) -> ServerInfo:
@@ -108,7 +78,8 @@ class ServerQuery:
         return ServerInfo(
             version=facts.version,
             api_version=API_VERSION,
-            authentication=[AuthMethod.NONE],
+            authentication=list(facts.authentication),
+            registration_open=facts.registration_open,
             transports=list(StreamTransport),
             limits=ServerLimits(
                 max_message_characters=facts.max_message_characters,

@@ -10,20 +10,23 @@ frame that is too large. Nothing here knows what is asked for.
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, suppress
+from contextlib import ExitStack, aclosing, suppress
 from typing import Any
 
 from starlette.websockets import WebSocket
 from strawberry.asgi import ASGIWebSocketAdapter
 from strawberry.http.exceptions import WebSocketDisconnected
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler, Operation
-from strawberry.subscriptions.protocols.graphql_transport_ws.types import Message
+from strawberry.subscriptions.protocols.graphql_transport_ws.types import ConnectionInitMessage, Message
 from strawberry.types.execution import PreExecutionError
 
+from domain.errors import RateLimited, StorageError, Unauthenticated, Unavailable
 from graph.context import Context
+from graph.errors import refusal
 from graph.execution import Interrupted, MaskingSchema
 
 INVALID = 4400
+FORBIDDEN = 4403
 TRY_AGAIN = 1013
 BROKEN = 1011
 REASON_BYTES = 123
@@ -73,7 +76,21 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         await self.websocket.serve(self)
 
     async def converse(self) -> None:
-        await super().handle()
+        with ExitStack() as self._watched:
+            await super().handle()
+
+    async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
+        """Who does not say who they are gets no further; whose right ends meanwhile goes no further."""
+        try:
+            await super().handle_connection_init(message)
+        except Unavailable:
+            await self.websocket.close(TRY_AGAIN, "Try again")
+        if self.connection_acknowledged:
+            watch = self.context.services.watch.over(self.context.identity, self._forbid)
+            self._watched.enter_context(watch)
+
+    def _forbid(self) -> None:
+        self._closing = asyncio.create_task(self.websocket.close(FORBIDDEN, "The token holds no longer"))
 
     async def handle_message(self, message: Message) -> None:
         if fault := fault_of(message):
@@ -85,6 +102,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
 
     async def run_operation(self, operation: Operation[Context, None]) -> None:
         try:
+            await self.context.authorise()
             results = await self.schema.stream(
                 operation.query,
                 variable_values=operation.variables,
@@ -95,6 +113,12 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
                 await self._deliver(operation, results)
         except WebSocketDisconnected:
             pass
+        except Unauthenticated:
+            await self.websocket.close(FORBIDDEN, "The token holds no longer")
+        except RateLimited as error:
+            await operation.send_initial_errors([refusal(error)])
+        except (Unavailable, StorageError):
+            await self.websocket.close(TRY_AGAIN, "Try again")
         except Exception as error:
             self.schema.unexpected(secrets.token_hex(8), error)
             await self.websocket.close(BROKEN, "Internal error")

@@ -10,12 +10,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from math import ceil
+from typing import Any, cast
 
 import orjson
 from graphql import GraphQLError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
+from strawberry.exceptions import ConnectionRejectionError
 from strawberry.fastapi import GraphQLRouter
 from strawberry.schema.exceptions import InvalidOperationTypeError
 from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
@@ -23,8 +26,10 @@ from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
+from domain.errors import ErrorCode, RateLimited, Unavailable
+from graph.callers import bearer, caller_of, token_in
 from graph.context import Context
-from graph.errors import INTERNAL
+from graph.errors import INTERNAL, refusal
 from graph.execution import MaskingSchema
 from graph.frames import MULTIPART, SERVER_SENT_EVENTS, EventStream, Framing, encoded
 from graph.requests import Asked, MediaType, Refused, accepted, asked
@@ -32,6 +37,7 @@ from graph.sockets import SocketHandler, TimedSocket
 
 JSON = "application/json"
 GRAPHQL_JSON = "application/graphql-response+json"
+STATUS = {INTERNAL: 500, ErrorCode.UNAUTHENTICATED.value: 401, ErrorCode.UNAVAILABLE.value: 503}
 READING = {OperationType.QUERY, OperationType.SUBSCRIPTION}
 
 
@@ -80,20 +86,41 @@ class Router(GraphQLRouter[Context, None]):
             return await self._answer(request, context)
         except Refused as refused:
             return JSONResponse({"errors": [{"message": refused.message}]}, refused.status, refused.headers)
+        except RateLimited as error:
+            wait = {"retry-after": str(ceil(error.retry_after))}
+            return JSONResponse({"errors": [refusal(error).formatted]}, 429, wait)
         except ClientDisconnect:
             return Response(status_code=400)
+
+    async def on_ws_connect(self, context: Context) -> Any:  # noqa: ANN401  Strawberry's own
+        """Raises Unavailable where a token cannot be checked just now."""
+        assert context.request is not None
+        payload = cast("dict[str, Any]", context.connection_params or {})
+        token = token_in(payload) or bearer(context.request.headers.get("authorization"))
+        context.caller = await caller_of(context.services, context.request, token)
+        if isinstance(context.caller.refusal, Unavailable):
+            raise context.caller.refusal
+        if context.caller.identity is None:
+            raise ConnectionRejectionError
+        return await super().on_ws_connect(context)
 
     async def _answer(self, request: Request, context: Context) -> Response:
         wanted = _answer_type(accepted(request.headers.get("accept", "")))
         if self._graphiql_path and _is_a_person(request):
             return RedirectResponse(self._graphiql_path, status_code=303)
         operation = await asked(request, self.limits.body_bytes)
+        identity, services = context.caller.identity, context.services
+        await services.authenticator.admit(identity, context.caller.client.address)
         if isinstance(wanted, Framing):
             results = await self._results(operation, context, _allowed(request, READING))
-            return EventStream(wanted, results, self._streams, self.limits.send_seconds, self.limits.heartbeat_seconds)
+            watched = partial(services.watch.over, identity)
+            limits = self.limits
+            return EventStream(wanted, results, self._streams, watched, limits.send_seconds, limits.heartbeat_seconds)
         results = await self._results(operation, context, _allowed(request, {OperationType.QUERY}))
         async with aclosing(results):
-            return _response([result async for result in results][-1], wanted)
+            response = _response([result async for result in results][-1], wanted)
+        response.raw_headers.extend(_cookies(context.response))
+        return response
 
     async def _results(
         self, operation: Asked, context: Context, allowed: set[OperationType]
@@ -139,6 +166,11 @@ def _answer_type(accept: tuple[MediaType, ...]) -> str | Framing:
     return JSON
 
 
+def _cookies(response: Response | None) -> list[tuple[bytes, bytes]]:
+    """What resolvers have put into the response that the framework offers them."""
+    return [] if response is None else [header for header in response.raw_headers if header[0] == b"set-cookie"]
+
+
 def _response(result: ExecutionResult, media_type: str) -> Response:
     """One result. A request that was refused is 200 in application/json, which old clients expect, and 4xx or 5xx in
     application/graphql-response+json, as GraphQL over HTTP has it."""
@@ -147,7 +179,8 @@ def _response(result: ExecutionResult, media_type: str) -> Response:
         status = _status_of_refusal(result.errors[0])
     if status == 400 and media_type == JSON:
         status = 200
-    return Response(encoded(result), status, media_type=f"{media_type}; charset=utf-8")
+    headers = {"www-authenticate": "Bearer"} if status == 401 else None
+    return Response(encoded(result), status, headers, media_type=f"{media_type}; charset=utf-8")
 
 
 def _status_of_refusal(error: GraphQLError) -> int:
@@ -157,7 +190,7 @@ def _status_of_refusal(error: GraphQLError) -> int:
         if original.operation_type is OperationType.MUTATION:
             raise Refused(405, "A mutation needs POST.", {"allow": "POST"})
         raise Refused(406, "A subscription needs `accept: text/event-stream`, Apollo's multipart, or a WebSocket.")
-    return 500 if (error.extensions or {}).get("code") == INTERNAL else 400
+    return STATUS.get(str((error.extensions or {}).get("code")), 400)
 
 
 def build_router(

@@ -15,7 +15,7 @@ follows a chain of cascades only to a depth of 1,000, and a conversation may be 
 
 What live replies may still spend is reserved on their own rows: an end of a reply ends its reservation.
 
-`replies.user_id` is that of its conversation, for the index of live replies; null where an older server added the row or saw it end.
+`replies.user_id` is that of its conversation, for the index of live replies; null where an older server added the row.
 `replies.swept` says that the log is gone: so a sweep looks at what is new, not at every reply that ever ended.
 """
 
