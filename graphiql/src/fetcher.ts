@@ -46,7 +46,7 @@ function findNews(result: unknown): { replyId?: string; accessToken?: string } {
 }
 
 type ReplyEvent = { __typename?: string; text?: string; reply?: { text?: string } };
-type Result = { data?: { replyStream?: ReplyEvent } | null; extensions?: object };
+type Result = { data?: { replyStream?: ReplyEvent } | null; extensions?: Record<string, unknown> };
 
 /** GraphiQL shows the latest event only; so that a reply can be watched, each event is given the text up to it. */
 async function* withTextSoFar(results: AsyncIterable<Result>): AsyncGenerator<Result> {

@@ -20,8 +20,8 @@ import { isFirstVisit, storage } from './storage';
 import { defaultTabs, SEND_TAB, SIGN_IN_TAB } from './tabs';
 import { TokenBox } from './TokenBox';
 
-/** Opens the Send tab when the page is opened for the first time; later GraphiQL opens the last one. */
-function OpenSendTab() {
+/** Opens a tab when the page is opened for the first time; later GraphiQL opens the last one. */
+function OpenTab({ index }: { index: number }) {
   const { changeTab } = useGraphiQLActions();
   const ready = useGraphiQL((state) =>
     Boolean(state.queryEditor && state.variableEditor && state.headerEditor && state.responseEditor),
@@ -30,9 +30,9 @@ function OpenSendTab() {
   useEffect(() => {
     if (ready && !done.current) {
       done.current = true;
-      changeTab(SEND_TAB);
+      changeTab(index);
     }
-  }, [ready, changeTab]);
+  }, [ready, changeTab, index]);
   return null;
 }
 
@@ -67,7 +67,7 @@ function App({ authentication }: { authentication: string[] }) {
           <TokenBox />
         </GraphiQL.Logo>
       )}
-      {!signIn && <OpenSendTab />}
+      <OpenTab index={signIn ? 0 : SEND_TAB} />
       <FillReplyId replyId={replyId} />
     </GraphiQL>
   );

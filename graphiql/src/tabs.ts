@@ -4,8 +4,9 @@ type Tabs = NonNullable<GraphiQLProps['defaultTabs']>;
 
 /** Stands before the other tabs where a server has accounts with passwords. */
 export const SIGN_IN_TAB: Tabs[number] = {
-  query: `# Signs in. The page puts the access token into the
-# box on the right, and sends it with every operation.
+  query: `# Signs in. This page puts the access token into
+# the box at the top, from where it is sent with
+# every operation. The password is not kept.
 mutation SignIn($input: LoginInput!) {
   login(input: $input) {
     accessToken
