@@ -14,12 +14,14 @@ import { GraphiQL } from 'graphiql';
 import { useEffect, useMemo, useRef, useState } from 'react';
 import { createRoot } from 'react-dom/client';
 
-import { createFetcher } from './fetcher';
+import { askAuthentication } from './authentication';
+import { createFetcher, url } from './fetcher';
 import { isFirstVisit, storage } from './storage';
-import { defaultTabs, SEND_TAB } from './tabs';
+import { defaultTabs, SEND_TAB, SIGN_IN_TAB } from './tabs';
+import { TokenBox } from './TokenBox';
 
-/** Opens the Send tab when the page is opened for the first time; later GraphiQL opens the last one. */
-function OpenSendTab() {
+/** Opens a tab when the page is opened for the first time; later GraphiQL opens the last one. */
+function OpenTab({ index }: { index: number }) {
   const { changeTab } = useGraphiQLActions();
   const ready = useGraphiQL((state) =>
     Boolean(state.queryEditor && state.variableEditor && state.headerEditor && state.responseEditor),
@@ -28,9 +30,9 @@ function OpenSendTab() {
   useEffect(() => {
     if (ready && !done.current) {
       done.current = true;
-      changeTab(SEND_TAB);
+      changeTab(index);
     }
-  }, [ready, changeTab]);
+  }, [ready, changeTab, index]);
   return null;
 }
 
@@ -49,20 +51,27 @@ function FillReplyId({ replyId }: { replyId: string | null }) {
   return null;
 }
 
-function App() {
+function App({ authentication }: { authentication: string[] }) {
   const [replyId, setReplyId] = useState<string | null>(null);
   const fetcher = useMemo(() => createFetcher(setReplyId), []);
+  const signIn = authentication.includes('PASSWORD');
   return (
     <GraphiQL
       fetcher={fetcher}
       storage={storage as Storage}
-      defaultTabs={defaultTabs}
+      defaultTabs={signIn ? [SIGN_IN_TAB, ...defaultTabs] : defaultTabs}
       defaultEditorToolsVisibility="variables"
     >
-      <OpenSendTab />
+      {authentication.length > 0 && (
+        <GraphiQL.Logo>
+          <TokenBox />
+        </GraphiQL.Logo>
+      )}
+      <OpenTab index={signIn ? 0 : SEND_TAB} />
       <FillReplyId replyId={replyId} />
     </GraphiQL>
   );
 }
 
-createRoot(document.getElementById('root')!).render(<App />);
+const authentication = await askAuthentication(url);
+createRoot(document.getElementById('root')!).render(<App authentication={authentication} />);

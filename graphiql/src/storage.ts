@@ -12,6 +12,17 @@ const OF_OPEN_TAB: Record<string, 'query' | 'variables'> = {
   'graphiql:variables': 'variables',
 };
 
+// Passwords and tokens in operations and their variables do not go into the local storage.
+const SECRET = /("?\w*(?:password|token)"?\s*:\s*)"(?:[^"\\]|\\.)*"?/gi;
+
+// The tabs and the history: JSON in which operations and variables are texts.
+const OF_OPERATIONS = [TABS, 'graphiql:queries', 'graphiql:favorites'];
+
+function withoutSecrets(json: string): string {
+  const strip = (_: string, value: unknown) => (typeof value === 'string' ? value.replace(SECRET, '$1""') : value);
+  return JSON.stringify(JSON.parse(json, strip));
+}
+
 function ownKeys(): string[] {
   return Object.keys(localStorage).filter((key) => key.startsWith(PREFIX));
 }
@@ -37,7 +48,7 @@ const prefixed: Storage = {
   getItem,
   setItem: (key, value) => {
     if (!(key in OF_OPEN_TAB)) {
-      localStorage.setItem(PREFIX + key, value);
+      localStorage.setItem(PREFIX + key, OF_OPERATIONS.includes(key) ? withoutSecrets(value) : value);
     }
   },
   removeItem: (key) => localStorage.removeItem(PREFIX + key),

@@ -1,8 +1,40 @@
 import type { GraphiQLProps } from 'graphiql';
 
+type Tabs = NonNullable<GraphiQLProps['defaultTabs']>;
+
+/** Stands before the other tabs where a server has accounts with passwords. */
+export const SIGN_IN_TAB: Tabs[number] = {
+  query: `# Signs in. This page puts the access token into
+# the box at the top, from where it is sent with
+# every operation. The password is not kept.
+mutation SignIn($input: LoginInput!) {
+  login(input: $input) {
+    accessToken
+    accessTokenExpiresAt
+    refreshToken
+    viewer {
+      id
+      email
+    }
+    errors {
+      code
+      message
+    }
+  }
+}
+`,
+  variables: `{
+  "input": {
+    "email": "you@example.com",
+    "password": ""
+  }
+}
+`,
+};
+
 export const SEND_TAB = 1;
 
-export const defaultTabs: NonNullable<GraphiQLProps['defaultTabs']> = [
+export const defaultTabs: Tabs = [
   {
     query: `# The ten conversations with the latest activity,
 # each with its last four messages.
