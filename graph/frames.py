@@ -99,7 +99,7 @@ class EventStream(Response):
         self.init_headers(
             {
                 "content-type": framing.content_type,
-                "cache-control": "no-cache, no-transform",
+                "cache-control": "no-store, no-transform",
                 "x-accel-buffering": "no",  # nginx would gather events instead of passing them on
             }
         )

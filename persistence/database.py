@@ -61,6 +61,8 @@ def _to_a_file(url: URL) -> URL:
 
 def _to_a_server(url: URL) -> URL:
     """`sslmode` is what other clients call asyncpg's `ssl`."""
+    if "@" in (url.host or ""):  # the rest of the password, which would then be shown and looked up as a host
+        raise ValueError("has an @ in the user's name or the password; write it as %40 there")
     options = {("ssl" if name == "sslmode" else name): value for name, value in url.query.items()}
     if unknown := sorted(options.keys() - SERVER_OPTIONS):
         raise ValueError(f"has the option {unknown[0]!r}; only host, port and sslmode are understood")

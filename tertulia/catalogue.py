@@ -3,15 +3,14 @@
 Context windows of well-known models are from OpenAI's public model pages; for others the operator says them.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dotenv import dotenv_values
-
 from domain.models import Model
 from providers.chat import Provider
-from tertulia.settings import ProviderEntry, Settings, SettingsError
+from tertulia.providers_file import ProviderEntry
+from tertulia.secret_files import value_of
+from tertulia.settings import Settings, SettingsError
 
 DEFAULT_MODEL = "gpt-4o-mini"
 OPENAI_URL = "https://api.openai.com/v1"
@@ -67,14 +66,7 @@ def _model(name: str, settings: Settings) -> Model:
 
 
 def _from_entry(name: str, entry: ProviderEntry) -> Provider:
-    key = ""
-    if entry.api_key_env is not None:
-        key = os.environ.get(entry.api_key_env) or dotenv_values(".env").get(entry.api_key_env) or ""
-        if not key:
-            raise SettingsError(
-                f"{entry.api_key_env} is not set, but the provider {name!r} in the file that TERTULIA_CONFIG names "
-                "takes its key from it."
-            )
+    key = "" if entry.api_key_env is None else _key(name, entry.api_key_env)
     models = tuple(
         Model(
             name=m.name,
@@ -87,3 +79,13 @@ def _from_entry(name: str, entry: ProviderEntry) -> Provider:
         for m in entry.models
     )
     return Provider(name, entry.base_url, key, models, entry.continuation)
+
+
+def _key(provider: str, name: str) -> str:
+    key = value_of(name)
+    if key is None:
+        raise SettingsError(
+            f"{name} is not set, but the provider {provider!r} in the file that TERTULIA_CONFIG names takes its key "
+            "from it."
+        )
+    return key

@@ -17,7 +17,7 @@ from graph.schema import sdl
 from persistence import schema as migrations
 from persistence.database import Database
 from tertulia import __version__, catalogue
-from tertulia.doctor import examine
+from tertulia.doctor import examine, without_password
 from tertulia.http import GRAPHIQL
 from tertulia.main import create_app
 from tertulia.services import Running, open_services, usable_database
@@ -29,7 +29,12 @@ EXIT_SECONDS = 33.0
 UNREADY_SECONDS = 3.0
 """What proxies need to notice that a server is not ready any more: they ask every second or two."""
 log = structlog.get_logger("tertulia")
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="A conversation server for language models.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # which may hold secrets
+    help="A conversation server for language models.",
+)
 schema_app = typer.Typer(no_args_is_help=True, help="The GraphQL schema.")
 config_app = typer.Typer(no_args_is_help=True, help="The settings.")
 app.add_typer(schema_app, name="schema")
@@ -242,6 +247,8 @@ def config_show() -> None:
         if name == "database_url":
             url = Database(value).url.set(drivername=value.split(":")[0])
             value = url.render_as_string(hide_password=True)
+        if name == "openai_base_url" and value is not None:
+            value = without_password(value)
         shown = ",".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
         typer.echo(f"# {field.description}")
         typer.echo(f"{'# ' if shown == '' else ''}{variable(name)}={shown}")

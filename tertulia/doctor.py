@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -68,7 +69,7 @@ async def _endpoint(provider: Provider) -> Finding:
     """Ask for the list of models, which costs nothing; not every endpoint has one."""
     names = ", ".join(model.name for model in provider.models)
     headers = {"authorization": f"Bearer {provider.api_key}"} if provider.api_key else {}
-    address = provider.base_url.rstrip("/") + "/models"
+    address, shown = provider.base_url.rstrip("/") + "/models", without_password(provider.base_url)
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_SECONDS), headers=headers) as http,
@@ -76,10 +77,17 @@ async def _endpoint(provider: Provider) -> Finding:
         ):
             status = response.status
     except (aiohttp.ClientError, OSError, ValueError):
-        return False, f"the endpoint {provider.name} ({provider.base_url}) cannot be reached; it should offer {names}"
+        return False, f"the endpoint {provider.name} ({shown}) cannot be reached; it should offer {names}"
     if status in (401, 403):
         return False, f"the endpoint {provider.name} refuses the key (HTTP {status}); it should offer {names}"
     return True, f"the endpoint {provider.name} answers; models on offer: {names}"
+
+
+def without_password(url: str) -> str:
+    """As it may be shown: without the user and the password, and without the parameters, which may be keys."""
+    parts = urlsplit(url)
+    hidden = "***@" if "@" in parts.netloc else ""
+    return parts._replace(netloc=hidden + parts.netloc.rpartition("@")[2], query="***" if parts.query else "").geturl()
 
 
 def _demo(settings: Settings) -> Finding:

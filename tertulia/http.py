@@ -6,6 +6,8 @@ Everything is plain ASGI: nothing here buffers a response.
 import asyncio
 import math
 import secrets
+from base64 import b64encode
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,23 +17,24 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.staticfiles import PathLike
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from domain.errors import StorageError, Unavailable
+from graph.errors import INTERNAL
 from persistence import schema
 from tertulia.services import Running
 
-CSP = (
-    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self' 'unsafe-inline'; worker-src 'self'; "
-    "font-src 'self' data:; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 GRAPHIQL = Path(str(files("tertulia"))) / "static" / "graphiql"
 READY_SECONDS = 2
 """A database that does not answer within this time counts as unreachable."""
+STYLE = (
+    "body{font:16px/1.6 system-ui,sans-serif;max-width:42rem;margin:4rem auto;padding:0 1rem}"
+    "code{background:#8882;padding:.1em .3em;border-radius:4px}"
+)
 FIRST_PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Tertulia</title>
-<style>body{{font:16px/1.6 system-ui,sans-serif;max-width:42rem;margin:4rem auto;padding:0 1rem}}
-code{{background:#8882;padding:.1em .3em;border-radius:4px}}</style>
+<style>{style}</style>
 <h1>Tertulia {version}</h1>
 <p>A conversation server for language models, as one GraphQL API.</p>
 <ul>
@@ -40,6 +43,15 @@ code{{background:#8882;padding:.1em .3em;border-radius:4px}}</style>
 <li><a href="/healthz">healthz</a>, <a href="/readyz">readyz</a>, <a href="/metrics">metrics</a></li>
 </ul></html>
 """
+NOTHING_ELSE = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+FIRST_PAGE_CSP = (
+    f"default-src 'none'; style-src 'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'; {NOTHING_ELSE}"
+)
+GRAPHIQL_CSP = (
+    # GraphiQL's editor writes styles into the page while it runs, without a nonce; scripts get no such freedom.
+    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self' 'unsafe-inline'; worker-src 'self'; "
+    f"font-src 'self'; img-src 'self' data:; {NOTHING_ELSE}"
+)
 
 
 def running(request: Request) -> Running:
@@ -54,7 +66,9 @@ router = APIRouter()
 async def first_page(request: Request) -> Response:
     version = running(request).services.facts.version
     if "text/html" in request.headers.get("accept", ""):
-        return HTMLResponse(FIRST_PAGE.format(version=version), headers={"content-security-policy": CSP})
+        return HTMLResponse(
+            FIRST_PAGE.format(version=version, style=STYLE), headers={"content-security-policy": FIRST_PAGE_CSP}
+        )
     links = {name: f"/{name}" for name in ("graphql", "graphiql", "healthz", "readyz", "metrics")}
     return JSONResponse({"name": "tertulia", "version": version, "links": links})
 
@@ -94,7 +108,13 @@ async def readiness(server: Running) -> dict[str, str]:
 
 @router.get("/metrics", include_in_schema=False)
 async def metrics(request: Request) -> Response:
+    """For whoever knows the token; without one for everybody who reaches a server that listens on loopback."""
     server = running(request)
+    token = server.settings.metrics_token
+    if token is None and not server.settings.loopback_only:
+        return PlainTextResponse("Metrics need TERTULIA_METRICS_TOKEN.\n", 404)
+    if token is not None and not _bears(request, token.get_secret_value()):
+        return PlainTextResponse("Metrics need a bearer token.\n", 401, {"www-authenticate": "Bearer"})
     try:
         async with server.storage.read() as work:
             server.telemetry.queued.set(await work.replies.queued())
@@ -103,16 +123,41 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(server.telemetry.registry), media_type=CONTENT_TYPE_LATEST)
 
 
+def _bears(request: Request, token: str) -> bool:
+    """Takes as long for any wrong token."""
+    given = request.headers.get("authorization", "").encode()
+    return secrets.compare_digest(given, f"Bearer {token}".encode())
+
+
 @router.get("/graphiql", include_in_schema=False)
 async def graphiql() -> Response:
     page = GRAPHIQL / "index.html"
     if not page.exists():
         return PlainTextResponse("GraphiQL is not built; `make graphiql` builds it (npm is needed).", status_code=404)
-    return HTMLResponse(page.read_text(), headers={"content-security-policy": CSP})
+    return HTMLResponse(page.read_text(), headers={"content-security-policy": GRAPHIQL_CSP})
 
 
-def graphiql_assets() -> StaticFiles:
-    return StaticFiles(directory=GRAPHIQL, check_dir=False)
+class GraphiQLFiles(StaticFiles):
+    """The built files; those in `assets` have a hash of their content in their names, so they may be kept for ever."""
+
+    def __init__(self) -> None:
+        super().__init__(directory=GRAPHIQL, check_dir=False)
+
+    def file_response(self, full_path: PathLike, *rest: Any, **options: Any) -> Response:  # noqa: ANN401  as it was
+        response = super().file_response(full_path, *rest, **options)
+        hashed = Path(full_path).parent.name == "assets"
+        # A worker obeys the policy of its own file, not that of the page.
+        response.headers["content-security-policy"] = GRAPHIQL_CSP
+        response.headers["cache-control"] = "public, max-age=31536000, immutable" if hashed else "no-cache"
+        return response
+
+
+async def crashed(_request: Request, _error: Exception) -> Response:
+    """What went wrong goes to the log, under the id of the request."""
+    request_id = structlog.contextvars.get_contextvars().get("request_id")
+    message = f"Something went wrong in the server; the operator finds it in the log under {request_id}."
+    extensions = {"code": INTERNAL, "correlationId": request_id}
+    return JSONResponse({"errors": [{"message": message, "extensions": extensions}]}, status_code=500)
 
 
 class ReadableStart:

@@ -11,17 +11,25 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from domain.accounts import LOCAL_USER_ID
 from graph.context import Context
 from graph.schema import build_schema
 from graph.transport import Limits, build_router
 from tertulia import http
+from tertulia.headers import SecurityHeaders
 from tertulia.services import open_services
 from tertulia.settings import Settings, SettingsError, load_settings
 from tertulia.telemetry import configure_logging
 
 log = structlog.get_logger("tertulia")
+
+
+class Api(FastAPI):
+    def build_middleware_stack(self) -> ASGIApp:
+        return SecurityHeaders(super().build_middleware_stack())
 
 
 def create_app(settings: Settings | None = None, limits: Limits | None = None, **overrides: Any) -> FastAPI:  # noqa: ANN401
@@ -53,16 +61,17 @@ def create_app(settings: Settings | None = None, limits: Limits | None = None, *
         return Context(connection.app.state.running.services, LOCAL_USER_ID)
 
     schema = build_schema()
-    app = FastAPI(
+    app = Api(
         title="Tertulia",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        exception_handlers={Exception: http.crashed},
         middleware=[
             Middleware(http.ReadableStart),
+            Middleware(ProxyHeadersMiddleware, trusted_hosts=chosen.proxy_networks),
             Middleware(TrustedHostMiddleware, allowed_hosts=chosen.hosts, www_redirect=False),
-            Middleware(http.RequestLimits, max_bytes=chosen.max_history_body_bytes),
             Middleware(
                 CORSMiddleware,
                 allow_origins=list(chosen.allowed_origins),
@@ -70,11 +79,12 @@ def create_app(settings: Settings | None = None, limits: Limits | None = None, *
                 allow_headers=["*"],
                 expose_headers=["x-request-id"],
             ),
+            Middleware(http.RequestLimits, max_bytes=chosen.max_history_body_bytes),
         ],
     )
     app.include_router(http.router)
     if chosen.graphiql:
-        app.mount("/graphiql", http.graphiql_assets())
+        app.mount("/graphiql", http.GraphiQLFiles())
     graphiql_path = "/graphiql" if chosen.graphiql else None
     router = build_router(schema, context, chosen.allowed_origins, limits, graphiql_path)
     app.include_router(router)

@@ -37,4 +37,5 @@ def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # it would believe whoever connects from this machine; see TERTULIA_TRUSTED_PROXIES
     )

@@ -1,80 +1,50 @@
 """Every setting of the server: where it comes from, what it may be, and one readable sentence when it is wrong.
 
 Sources, the first wins: environment variables, `.env` in the working directory, the defaults below. Names start with
-TERTULIA_, except DATABASE_URL, OPENAI_API_KEY and OPENAI_BASE_URL, which are what everybody calls them. Further
-providers and their models are in the TOML file that TERTULIA_CONFIG names.
+TERTULIA_, except DATABASE_URL, OPENAI_API_KEY and OPENAI_BASE_URL, which are what everybody calls them. NAME_FILE names
+a file that holds the value of NAME (`secret_files.py`). Further providers and their models are in the TOML file that
+TERTULIA_CONFIG names.
 """
 
 import ipaddress
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from dotenv import dotenv_values
 from pydantic import (
-    AfterValidator,
     AliasChoices,
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
     field_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from strawberry.http.websocket_origin import normalize_origin
 
-from domain.models import ModelCapability
 from domain.replies import Recovery
 from persistence.database import normalised
 from providers.completions import Continuation
+from tertulia import providers_file
+from tertulia.errors import SettingsError as SettingsError  # noqa: PLC0414  who reads settings meets it here
+from tertulia.errors import first_mistake
+from tertulia.providers_file import ProviderEntry, http_url
+from tertulia.secret_files import SUFFIX, from_file
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant. Answer clearly and briefly."
 
 
-class SettingsError(Exception):
-    """A wrong setting; the message is one sentence that names the variable and the cure."""
-
-
-def http_url(value: str) -> str:
-    if not value.startswith(("http://", "https://")):
-        raise ValueError("must begin with http:// or https://")
-    return value
-
-
-class ModelEntry(BaseModel):
-    """A model in the configuration file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    title: str = ""
-    context_tokens: int | None = Field(default=None, ge=256)
-    max_output_tokens: int | None = Field(default=None, ge=1)
-    capabilities: tuple[ModelCapability, ...] = ()
-
-
-class ProviderEntry(BaseModel):
-    """A provider in the configuration file. `api_key_env` names the variable that holds its key."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    base_url: Annotated[str, AfterValidator(http_url)]
-    api_key_env: str | None = None
-    continuation: Continuation = Continuation.INSTRUCT
-    models: tuple[ModelEntry, ...] = Field(min_length=1)
-
-
-class ConfigFile(BaseModel):
-    """The whole file: `[providers.NAME]` and `[[providers.NAME.models]]`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    providers: dict[str, ProviderEntry] = Field(min_length=1)
+def proxy_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Raises ValueError for what is no network, and for one of everything, in which clients could choose addresses."""
+    network = ipaddress.ip_network(text)
+    if network.prefixlen == 0:
+        raise ValueError
+    return network
 
 
 class Settings(BaseSettings):
@@ -137,6 +107,16 @@ class Settings(BaseSettings):
         description="Names this server is called by, separated by commas, e.g. behind a proxy; * for all. If unset: "
         "this machine's own names when it listens on loopback (so that no web page can reach it by DNS), else all.",
     )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Addresses and networks of the proxies before this server, separated by commas: only what they say "
+        "in X-Forwarded-For and X-Forwarded-Proto is believed.",
+    )
+    metrics_token: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Bearer token for /metrics; without it they are only served while this server listens on loopback.",
+    )
     model: str | None = Field(None, description="Default model; gpt-4o-mini with a key, the demo model without.")
     context_tokens: int | None = Field(
         None, ge=256, description="Context window of TERTULIA_MODEL in tokens, where it is not a well-known model."
@@ -191,8 +171,20 @@ class Settings(BaseSettings):
     @classmethod
     def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for origin in value:
-            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/]+", origin):
+            if origin != "*" and not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/@?#]+", origin):
                 raise ValueError(f"holds {origin!r}; write origins like https://chat.example.com, without a path")
+        return tuple(normalize_origin(origin) or origin for origin in value)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in value:
+            try:
+                proxy_network(proxy)
+            except ValueError:
+                raise ValueError(
+                    f"holds {proxy!r}; write addresses like 10.0.0.5 or networks like 10.0.0.0/24"
+                ) from None
         return value
 
     @field_validator("allowed_hosts")
@@ -203,10 +195,21 @@ class Settings(BaseSettings):
                 raise ValueError(f"holds {name!r}; write names like chat.example.com or *.example.com, without a port")
         return value
 
-    @field_validator("allowed_origins", "allowed_hosts", mode="before")
+    @field_validator("allowed_origins", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:  # noqa: ANN401  whatever the environment holds
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, dotenv_settings, SecretFiles(settings_cls)
 
     @property
     def loopback_only(self) -> bool:
@@ -222,23 +225,28 @@ class Settings(BaseSettings):
         """The values of a Host header that are served."""
         return self.allowed_hosts or (LOOPBACK_NAMES if self.loopback_only else ("*",))
 
+    @property
+    def proxy_networks(self) -> list[str]:
+        """The trusted proxies, those of IPv4 also as a listener of both kinds sees them: ::ffff:10.0.0.5."""
+        networks = [proxy_network(proxy) for proxy in self.trusted_proxies]
+        mapped = [f"::ffff:{net.network_address}/{96 + net.prefixlen}" for net in networks if net.version == 4]
+        return [*map(str, networks), *mapped]
+
     def providers_file(self) -> dict[str, ProviderEntry]:
         """The providers of the configuration file, by name. Raises SettingsError when it is not readable."""
-        if self.config is None:
-            return {}
-        try:
-            return dict(ConfigFile(**tomllib.loads(self.config.read_text("utf-8"))).providers)
-        except OSError as error:
-            raise SettingsError(
-                f"TERTULIA_CONFIG names {self.config}, which cannot be read: {error.strerror}."
-            ) from error
-        except ValidationError as error:
-            place, reason = _first(error)
-            raise SettingsError(
-                f"TERTULIA_CONFIG names {self.config}, where {'.'.join(place) or 'the file'} {reason}."
-            ) from error
-        except ValueError as error:
-            raise SettingsError(f"TERTULIA_CONFIG names {self.config}, which is not TOML: {error}.") from error
+        return {} if self.config is None else providers_file.read(self.config)
+
+
+class SecretFiles(PydanticBaseSettingsSource):
+    """The settings whose values are in files. Raises SettingsError."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
+        return from_file(variable(field_name)), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        fields = self.settings_cls.model_fields
+        found = {name: self.get_field_value(fields[name], name)[0] for name in fields if not is_path(fields[name])}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401  any setting by its field name
@@ -247,34 +255,44 @@ def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401  any setting by
         _check_names({**dotenv_values(".env"), **os.environ})
         return Settings(**overrides)
     except ValidationError as error:
-        place, reason = _first(error)
-        field, given = place[0].lower(), error.errors()[0].get("input")
-        name = variable(field)
-        shown = "" if "KEY" in name or "URL" in name or not isinstance(given, str | int) else f" is {given!r}, but"
-        known = Settings.model_fields.get(field)
-        meaning = f" ({known.description.rstrip('.')})" if known is not None and known.description else ""
-        raise SettingsError(f"{name}{shown} {reason}{meaning}.") from error
+        raise SettingsError(_sentence(error)) from error
     except UnicodeDecodeError as error:
         raise SettingsError("The file .env is not UTF-8 text; save it as such.") from error
 
 
+def _sentence(error: ValidationError) -> str:
+    """What was given is part of it, unless it is a secret or comes from a file."""
+    place, reason = first_mistake(error)
+    field, given = place[0].lower(), error.errors()[0].get("input")
+    name, known = variable(field), Settings.model_fields.get(field)
+    if from_file(name) is not None:
+        name, given = name + SUFFIX, None
+    told = isinstance(given, str | int) and known is not None and not is_secret(known)
+    shown = f" is {given!r}, but" if told else ""
+    meaning = f" ({known.description.rstrip('.')})" if known is not None and known.description else ""
+    return f"{name}{shown} {reason}{meaning}."
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether a setting may hold a secret: a key, or an address with a password in it."""
+    return not field.repr or SecretStr in (field.annotation, *get_args(field.annotation))
+
+
+def is_path(field: FieldInfo) -> bool:
+    """Such a setting names a file already, so that TERTULIA_CONFIG_FILE would be a mistake."""
+    return Path in (field.annotation, *get_args(field.annotation))
+
+
 def _check_names(given: Mapping[str, str | None]) -> None:
     """A name that is nearly right would otherwise be passed over in silence."""
-    known = [variable(field) for field in Settings.model_fields]
+    files = [variable(name) + SUFFIX for name, field in Settings.model_fields.items() if not is_path(field)]
+    known = [*map(variable, Settings.model_fields), *files]
     for name in sorted(name.upper() for name in given if name.upper().startswith("TERTULIA_")):
         if name in known or name.startswith("TERTULIA_TEST_"):
             continue
         near = get_close_matches(name, known, n=1)
         meant = f"; did you mean {near[0]}?" if near else "."
         raise SettingsError(f"{name} is not a setting{meant} `tertulia config show` lists them all.")
-
-
-def _first(error: ValidationError) -> tuple[list[str], str]:
-    """Where the first mistake is, and what is wrong there, without what was given: that may be a secret."""
-    first = error.errors()[0]
-    reason = {"missing": "is missing", "extra_forbidden": "is no setting"}.get(first["type"], first["msg"])
-    reason = re.sub(r"^(Input|Tuple|Dictionary) should", "should", reason.removeprefix("Value error, "))
-    return [str(step) for step in first["loc"]], reason.rstrip(".")
 
 
 def variable(field: str) -> str:

@@ -23,6 +23,8 @@ WRONG = {
     "TERTULIA_ALLOW_ANONYMOUS": ("perhaps", "a valid boolean"),
     "TERTULIA_ALLOWED_ORIGINS": ("chat.example.com", "write origins like https://chat.example.com"),
     "TERTULIA_ALLOWED_HOSTS": ("https://chat.example.com", "write names like chat.example.com"),
+    "TERTULIA_TRUSTED_PROXIES": ("10.0.0.1/8", "networks like 10.0.0.0/24"),
+    "TERTULIA_METRICS_TOKEN": ("s3cret", "should have at least 16"),
     "TERTULIA_CONTEXT_TOKENS": ("8", "greater than or equal to 256"),
     "TERTULIA_TEMPERATURE": ("3", "less than or equal to 2"),
     "TERTULIA_MAX_TOKENS": ("0", "greater than or equal to 1"),
