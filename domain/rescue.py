@@ -114,13 +114,16 @@ class Rescuer:
     async def sweep(self, logs: datetime, deleted: datetime, keys: datetime, events: timedelta) -> None:
         """Remove what has served its purpose: logs of replies that ended, conversations deleted, keys used before.
 
-        Also events of conversations of that age. Each in units of its own, so that one that fails holds up no other.
+        Also events of conversations of that age, deleted users, ended sessions and old counters. Each in units of its own, so that one that fails holds up no other.
         """
         while await self._swept(lambda work: work.log.sweep(logs)):
             pass
         await self._swept(lambda work: work.conversations.purge(deleted))
         await self._swept(lambda work: work.keys.sweep(keys))
         await self._swept(lambda work: work.feed.sweep(events))
+        await self._swept(lambda work: work.users.purge())
+        await self._swept(lambda work: work.sessions.sweep())
+        await self._swept(lambda work: work.rates.sweep())
 
     async def _swept(self, sweep: Callable[[UnitOfWork], Awaitable[Swept]]) -> Swept:
         async with self._storage.write() as work:

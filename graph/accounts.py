@@ -172,9 +172,7 @@ class AccountMutation:
             return DeletePayload(errors=[user_error(error)])
         return DeletePayload(deleted_id=strawberry.ID(context.user_id), errors=[])
 
-    @strawberry.mutation(
-        description="Makes a key for machines: it acts as the viewer, but cannot manage the account."
-    )
+    @strawberry.mutation(description="Makes a key for machines: it acts as the viewer, but cannot manage the account.")
     async def create_api_key(self, info: Info, input: CreateApiKeyInput) -> CreateApiKeyPayload:
         try:
             key, secret = await info.context.services.accounts.create_api_key(

@@ -10,10 +10,10 @@ from starlette.requests import HTTPConnection
 
 from domain.accounts import Client
 from domain.errors import Unauthenticated, Unavailable
+from graph.addresses import client_key
 from graph.context import Caller, Services
 
 SCHEME = "bearer "
-UNKNOWN_ADDRESS = "unknown"
 
 
 def bearer(header: object) -> str | None:
@@ -34,8 +34,7 @@ def token_in(payload: Mapping[str, Any]) -> str | None:
 
 
 def client_of(connection: HTTPConnection) -> Client:
-    address = connection.client.host if connection.client else UNKNOWN_ADDRESS
-    return Client(address, connection.headers.get("user-agent"))
+    return Client(client_key(connection), connection.headers.get("user-agent"))
 
 
 async def caller_of(services: Services, connection: HTTPConnection, token: str | None) -> Caller:

@@ -16,13 +16,14 @@ from fastapi import FastAPI
 from graph.schema import sdl
 from persistence import schema as migrations
 from persistence.database import Database
-from tertulia import __version__, catalogue
+from tertulia import __version__, catalogue, user_commands
 from tertulia.doctor import examine, without_password
 from tertulia.http import GRAPHIQL
 from tertulia.main import create_app
+from tertulia.safety import check_safety
 from tertulia.services import Running, open_services, usable_database
 from tertulia.serving import drop_unread_connections, uvicorn_config
-from tertulia.settings import Settings, SettingsError, check_exposure, load_settings, variable
+from tertulia.settings import Settings, SettingsError, load_settings, variable
 from tertulia.telemetry import configure_logging
 
 EXIT_SECONDS = 33.0
@@ -39,6 +40,7 @@ schema_app = typer.Typer(no_args_is_help=True, help="The GraphQL schema.")
 config_app = typer.Typer(no_args_is_help=True, help="The settings.")
 app.add_typer(schema_app, name="schema")
 app.add_typer(config_app, name="config")
+app.add_typer(user_commands.app, name="user")
 
 SchemaFile = Annotated[Path, typer.Argument(help="The file that holds the printed schema.")]
 
@@ -75,7 +77,7 @@ def serve(
     """Start the server."""
     settings = settings_or_exit(host=host, port=port, worker=False if no_worker else None)
     try:
-        check_exposure(settings)
+        check_safety(settings)
         if providers := catalogue.configured_providers(settings):
             catalogue.with_default(providers, settings.model)
     except SettingsError as error:

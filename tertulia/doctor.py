@@ -12,8 +12,9 @@ from providers.chat import Provider
 from providers.local import LOCAL_MODEL, find_local_model
 from tertulia import catalogue
 from tertulia.http import GRAPHIQL
+from tertulia.safety import check_safety
 from tertulia.services import usable_database
-from tertulia.settings import Settings, SettingsError, check_exposure
+from tertulia.settings import Settings, SettingsError
 
 PATIENCE_SECONDS = 5.0
 Finding = tuple[bool, str]
@@ -26,7 +27,7 @@ async def examine(settings: Settings) -> list[Finding]:
 
 def _exposure(settings: Settings) -> Finding:
     try:
-        check_exposure(settings)
+        check_safety(settings)
     except SettingsError as error:
         return False, str(error)
     return True, f"listens on {settings.host} port {settings.port}"

@@ -14,12 +14,13 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from domain.accounts import LOCAL_USER_ID
-from graph.context import Context
+from graph.callers import bearer, caller_of
+from graph.context import Context, Services
 from graph.schema import build_schema
 from graph.transport import Limits, build_router
 from tertulia import http
 from tertulia.headers import SecurityHeaders
+from tertulia.safety import check_safety
 from tertulia.services import open_services
 from tertulia.settings import Settings, SettingsError, load_settings
 from tertulia.telemetry import configure_logging
@@ -35,6 +36,7 @@ class Api(FastAPI):
 def create_app(settings: Settings | None = None, limits: Limits | None = None, **overrides: Any) -> FastAPI:  # noqa: ANN401
     """A Tertulia server as an ASGI application. `overrides` are those of `open_services`."""
     chosen = settings or load_settings()
+    check_safety(chosen)
     limits = limits or Limits(body_bytes=chosen.max_body_bytes)
     configure_logging(chosen)
 
@@ -58,7 +60,8 @@ def create_app(settings: Settings | None = None, limits: Limits | None = None, *
             log.info("stopping")
 
     async def context(connection: HTTPConnection) -> Context:
-        return Context(connection.app.state.running.services, LOCAL_USER_ID)
+        services: Services = connection.app.state.running.services
+        return Context(services, await caller_of(services, connection, bearer(connection.headers.get("authorization"))))
 
     schema = build_schema()
     app = Api(
@@ -75,6 +78,7 @@ def create_app(settings: Settings | None = None, limits: Limits | None = None, *
             Middleware(
                 CORSMiddleware,
                 allow_origins=list(chosen.allowed_origins),
+                allow_credentials=chosen.refresh_cookie,
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
                 expose_headers=["x-request-id"],

@@ -17,6 +17,7 @@ from alembic.util import CommandError
 from filelock import FileLock, Timeout
 from uuid_utils import uuid7
 
+from domain.authentication import Watch
 from domain.conversation_service import ConversationService
 from domain.conversations import GenerationSettings, ModelParams
 from domain.errors import StorageError, Unavailable
@@ -42,6 +43,7 @@ from providers.echo import EchoChatModel
 from providers.local import LocalModelError, LocalModelProcess, find_local_model
 from providers.tokens import TiktokenCounter
 from tertulia import catalogue
+from tertulia.accounts import METHODS, open_accounts
 from tertulia.settings import Settings, SettingsError
 from tertulia.telemetry import OperatorTelemetry
 
@@ -99,7 +101,9 @@ async def open_services(
         relay = Relay(background, notifier, telemetry)
         stream = ReplyStream(storage, notifier, journal, relay, telemetry)
         feed = ConversationFeed(storage, notifier, relay, clock, telemetry)
-        if not settings.loopback_only:
+        accounts, authenticator = await open_accounts(settings, database, storage, notifier, clock, ids, stack)
+        watch = Watch(authenticator, clock, telemetry)
+        if settings.auth == "none" and not settings.loopback_only:
             log.warning("there are no accounts: everybody who reaches this server shares one user", host=settings.host)
         rules = Rules(settings.max_message_characters)
         defaults = _defaults(settings, model)
@@ -122,9 +126,28 @@ async def open_services(
             settings.max_live_replies,
             owner,
         )
-        facts = ServerFacts(_version(), settings.max_message_characters, settings.stream_retention)
-        services = Services(conversations, replies, stream, feed, facts, telemetry.operation, telemetry.reply_queued)
+        facts = ServerFacts(
+            _version(),
+            settings.max_message_characters,
+            settings.stream_retention,
+            METHODS[settings.auth],
+            accounts.policy.registration_open,
+            settings.refresh_cookie,
+        )
+        services = Services(
+            accounts=accounts,
+            authenticator=authenticator,
+            watch=watch,
+            conversations=conversations,
+            replies=replies,
+            stream=stream,
+            feed=feed,
+            facts=facts,
+            observe=telemetry.operation,
+            queued=telemetry.reply_queued,
+        )
         await stack.enter_async_context(_going_on(relay.run(), "relay"))
+        await stack.enter_async_context(_going_on(watch.run(), "watch"))
         if settings.worker:
             await stack.enter_async_context(_working(worker, settings.shutdown_grace))
         yield Running(settings, services, storage, database, worker, model, telemetry)

@@ -96,6 +96,38 @@ class Settings(BaseSettings):
     cache_folder: Path = Field(Path(".data/cache"), description="Folder for unpacked token ranks.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
+    auth: Literal["none", "password", "jwt"] = Field(
+        "none",
+        description="Who may use the API: none lets everybody be one local user, password keeps accounts here, jwt "
+        "takes the access tokens of an identity provider. API keys go with the last two.",
+    )
+    secret_key: SecretStr | None = Field(
+        None,
+        description="What access tokens are signed with when auth is password, at least 32 random characters, the same "
+        "for all servers; with SQLite on loopback one is made and kept beside the database if unset.",
+    )
+    registration: Literal["open", "closed"] = Field(
+        "closed", description="Whether strangers may make accounts; `tertulia user create` makes them always."
+    )
+    refresh_cookie: bool = Field(
+        False, description="Keep the refresh token in a cookie that scripts cannot read, instead of in answers."
+    )
+    jwt_issuer: str | None = Field(None, description="The `iss` of the identity provider's tokens.")
+    jwt_audience: str | None = Field(None, description="The `aud` of tokens that are meant for this server.")
+    jwt_jwks_url: str | None = Field(None, description="Where the identity provider publishes its keys (https).")
+    jwt_public_key: str | None = Field(None, description="The identity provider's public key (PEM), instead of a URL.")
+    logins_per_address: int = Field(
+        100, ge=0, description="Failed sign-ins of one client address in 15 minutes; 0 for no limit."
+    )
+    registrations_per_address: int = Field(
+        10, ge=0, description="Registrations of one client address in an hour; 0 for no limit."
+    )
+    anonymous_operations_per_address: int = Field(
+        120,
+        ge=0,
+        description="Operations a minute of one client address that nobody has signed in for, where others than this "
+        "machine can reach the server or there are accounts; 0 for no limit.",
+    )
     allow_anonymous: bool = Field(
         False, description="Listen beyond this machine although there are no accounts: everybody shares one user."
     )
@@ -299,12 +331,3 @@ def variable(field: str) -> str:
     """The environment variable of a setting."""
     plain = {"database_url", "openai_api_key", "openai_base_url"}
     return field.upper() if field.lower() in plain else f"TERTULIA_{field.upper()}"
-
-
-def check_exposure(settings: Settings) -> None:
-    """Raises SettingsError when the server would be open to others without accounts and nobody said so."""
-    if not settings.loopback_only and not settings.allow_anonymous:
-        raise SettingsError(
-            f"TERTULIA_HOST is {settings.host!r}, which others can reach, but there are no accounts: everybody would "
-            "share one user. Listen on 127.0.0.1, or set TERTULIA_ALLOW_ANONYMOUS=true to do it on purpose."
-        )

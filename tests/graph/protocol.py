@@ -17,13 +17,18 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
 
+from domain.accounts import Client
+from domain.authentication import LOCAL, Authenticator, Watch
 from domain.conversations import Message
 from domain.errors import NotFound
 from domain.events import TextDelta
+from domain.ports import Telemetry
+from domain.storage import Storage
 from domain.streaming import StreamedEvent
-from graph.context import Context, ServerFacts, Services
+from graph.context import Caller, Context, ServerFacts, Services
 from graph.schema import build_schema
 from graph.transport import Limits, build_router
+from tertulia.services import SystemClock, TimeOrderedIds
 from tests.serving import listening
 
 WATCH = 'subscription { replyStream(replyId: "reply") { cursor ... on TextDelta { text } } }'
@@ -156,7 +161,7 @@ async def api(
         services = cast(Services, _Services(made))
 
         async def context() -> Context:
-            return Context(services, "user")
+            return Context(services, Caller(LOCAL, Client("test")))
 
         schema = build_schema(lambda id_, error: made.unexpected.append((id_, error)))
         app = FastAPI(openapi_url=None)
@@ -165,11 +170,18 @@ async def api(
             yield made
 
 
+def everybody() -> Authenticator:
+    """Without accounts nothing is looked up."""
+    return Authenticator(cast(Storage, None), SystemClock(), TimeOrderedIds(), None)
+
+
 class _Services:
     def __init__(self, made: Api) -> None:
         self._made = made
         self.conversations = made.conversations
         self.facts = ServerFacts("0", 1, 1)
+        self.authenticator = everybody()
+        self.watch = Watch(self.authenticator, SystemClock(), cast(Telemetry, None))
 
     @property
     def stream(self) -> ScriptedStream:

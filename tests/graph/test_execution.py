@@ -10,10 +10,12 @@ from typing import Any, cast
 
 import pytest
 
+from domain.accounts import Client
+from domain.authentication import LOCAL
 from domain.errors import StorageError
 from domain.events import TextDelta
 from domain.streaming import StreamedEvent
-from graph.context import Context, Services
+from graph.context import Caller, Context, Services
 from graph.execution import Interrupted
 from graph.schema import build_schema
 
@@ -49,7 +51,7 @@ class OnlyAStream:
 
 
 def context_of(stream: LongStream) -> Context:
-    return Context(cast(Services, OnlyAStream(stream)), "user")
+    return Context(cast(Services, OnlyAStream(stream)), Caller(LOCAL, Client("test")))
 
 
 async def test_a_long_subscription_needs_no_more_memory_than_a_short_one() -> None:

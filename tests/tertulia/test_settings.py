@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 
 from tertulia.catalogue import configured_providers, with_default
 from tertulia.cli import app
-from tertulia.settings import Settings, SettingsError, check_exposure, load_settings, variable
+from tertulia.safety import check_safety
+from tertulia.settings import Settings, SettingsError, load_settings, variable
 from tests.tertulia.commands import ROOT, tertulia
 
 WRONG = {
@@ -173,14 +174,14 @@ def test_an_error_about_settings_holds_no_secret_in_its_whole_chain(monkeypatch:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_needs_no_permission(host: str) -> None:
-    check_exposure(load_settings(host=host))
+    check_safety(load_settings(host=host))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "chat.example.com"])
 def test_other_addresses_are_refused_unless_somebody_says_that_it_is_on_purpose(host: str) -> None:
     with pytest.raises(SettingsError, match=r"TERTULIA_HOST is .*TERTULIA_ALLOW_ANONYMOUS=true"):
-        check_exposure(load_settings(host=host))
-    check_exposure(load_settings(host=host, allow_anonymous=True))
+        check_safety(load_settings(host=host))
+    check_safety(load_settings(host=host, allow_anonymous=True))
 
 
 async def test_a_real_process_does_not_listen_beyond_loopback_by_accident() -> None:
