@@ -12,7 +12,7 @@
     ├── EmailTaken          there is a user with this address
     ├── RateLimited         too often; says when to come back
     ├── QuotaExceeded       a budget is used up; says which
-    └── Unavailable         storage is away; trying again helps
+    └── Unavailable         storage, or whatever else is needed, is away; trying again helps
     ProviderError           the model's endpoint failed; ends up as data on the reply
     StorageError            the database failed in mid-work; never shown as it is
     └── DataRefused         it cannot take these very rows
@@ -154,8 +154,8 @@ class ModelUnavailable(DomainError):
 class Unavailable(DomainError):
     code = ErrorCode.UNAVAILABLE
 
-    def __init__(self) -> None:
-        super().__init__("The server cannot reach its database right now; try again in a moment.")
+    def __init__(self, message: str = "The server cannot reach its database right now; try again in a moment.") -> None:
+        super().__init__(message)
 
 
 class Unauthenticated(DomainError):
