@@ -9,6 +9,7 @@ from domain.ports import Clock, Ids, Notifier, TokenIssuer, TokenReader
 from domain.storage import Storage
 from persistence.database import Database
 from tertulia.identity_provider import ProviderTokens
+from tertulia.jwks import KeySource, PemKey, RemoteKeys
 from tertulia.passwords import Argon2Hasher
 from tertulia.settings import Settings
 from tertulia.signing_key import signing_key
@@ -22,7 +23,7 @@ METHODS = {
 """What each kind of authentication lets callers show; the first is what people show."""
 
 
-async def open_accounts(
+def open_accounts(
     settings: Settings,
     database: Database,
     storage: Storage,
@@ -32,7 +33,7 @@ async def open_accounts(
     stack: AsyncExitStack,
 ) -> tuple[AccountService, Authenticator]:
     """Raises SettingsError when the signing key or the identity provider's keys are not what they must be."""
-    reader, issuer = await _tokens(settings, database, clock, stack)
+    reader, issuer = _tokens(settings, database, clock, stack)
     hasher = Argon2Hasher()
     stack.push_async_callback(hasher.aclose)
     policy = AccountPolicy(
@@ -47,20 +48,22 @@ async def open_accounts(
     return accounts, Authenticator(storage, clock, ids, reader, anonymous or None)
 
 
-async def _tokens(
+def _tokens(
     settings: Settings, database: Database, clock: Clock, stack: AsyncExitStack
 ) -> tuple[TokenReader | None, TokenIssuer | None]:
     if settings.auth == "none":
         return None, None
     if settings.auth == "jwt":
-        provider = ProviderTokens(
-            issuer=settings.jwt_issuer or "",
-            audience=settings.jwt_audience or "",
-            jwks_url=settings.jwt_jwks_url,
-            public_key=settings.jwt_public_key,
-        )
-        stack.push_async_callback(provider.aclose)
-        return provider, None
+        keys = _provider_keys(settings, stack)
+        return ProviderTokens(settings.jwt_issuer or "", settings.jwt_audience or "", keys, clock), None
     given = settings.secret_key.get_secret_value() if settings.secret_key else None
-    tokens = AccessTokens(signing_key(given, database.file, settings.loopback_only), clock)
+    tokens = AccessTokens(signing_key(given, database.file, loopback=settings.loopback_only), clock)
     return tokens, tokens
+
+
+def _provider_keys(settings: Settings, stack: AsyncExitStack) -> KeySource:
+    if settings.jwt_public_key is not None:
+        return PemKey(settings.jwt_public_key)
+    keys = RemoteKeys(settings.jwt_jwks_url or "")
+    stack.push_async_callback(keys.aclose)
+    return keys

@@ -101,7 +101,7 @@ async def open_services(
         relay = Relay(background, notifier, telemetry)
         stream = ReplyStream(storage, notifier, journal, relay, telemetry)
         feed = ConversationFeed(storage, notifier, relay, clock, telemetry)
-        accounts, authenticator = await open_accounts(settings, database, storage, notifier, clock, ids, stack)
+        accounts, authenticator = open_accounts(settings, database, storage, notifier, clock, ids, stack)
         watch = Watch(authenticator, clock, telemetry)
         if settings.auth == "none" and not settings.loopback_only:
             log.warning("there are no accounts: everybody who reaches this server shares one user", host=settings.host)
