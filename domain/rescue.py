@@ -114,7 +114,8 @@ class Rescuer:
     async def sweep(self, logs: datetime, deleted: datetime, keys: datetime, events: timedelta) -> None:
         """Remove what has served its purpose: logs of replies that ended, conversations deleted, keys used before.
 
-        Also events of conversations of that age, deleted users, ended sessions and old counters. Each in units of its own, so that one that fails holds up no other.
+        Also events of conversations of that age, deleted users, ended sessions and old counters. Each in units of its
+        own, so that one that fails holds up no other.
         """
         while await self._swept(lambda work: work.log.sweep(logs)):
             pass
