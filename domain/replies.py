@@ -162,7 +162,10 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right of one process to write one reply: void as soon as another attempt has begun."""
+    """The right of one process to write one reply: void as soon as another attempt has begun.
+
+    `reserved_tokens` is what the attempt may spend of its user's budget; 0 where nothing was reserved.
+    """
 
     reply_id: str
     conversation_id: str
@@ -174,6 +177,7 @@ class Lease:
     instruction: str | None
     rescues: int = 0
     stop_requested: bool = False
+    reserved_tokens: int = 0
 
     @property
     def key(self) -> Attempt:

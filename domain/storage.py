@@ -118,7 +118,9 @@ class Messages(Protocol):
 
 
 class Replies(Protocol):
-    async def add(self, reply: Reply) -> None: ...
+    async def add(self, reply: Reply, reserved_tokens: int = 0) -> None:
+        """`reserved_tokens` count as used by the conversation's user until the reply ends."""
+        ...
 
     async def unsettled(self, conversation_id: str) -> list[str]:
         """Ids of the conversation's replies that are queued or streaming."""

@@ -46,7 +46,7 @@ def _error_from(data: Mapping[str, Any]) -> ReplyError | None:
 
 
 def lease_from(row: AnyRow, attempt: int, owner: str, next_seq: int) -> Lease:
-    """A lease from the columns of a reply and its conversation's `user_id`."""
+    """A lease from a row of `with_user`."""
     return Lease(
         reply_id=row.id,
         conversation_id=row.conversation_id,
@@ -58,6 +58,7 @@ def lease_from(row: AnyRow, attempt: int, owner: str, next_seq: int) -> Lease:
         instruction=row.instruction,
         rescues=row.rescues,
         stop_requested=row.stop_requested,
+        reserved_tokens=row.reserved_tokens,
     )
 
 
@@ -79,10 +80,13 @@ class SqlReplies:
         self._clock = clock
         self._feed = feed
 
-    async def add(self, reply: Reply) -> None:
+    async def add(self, reply: Reply, reserved_tokens: int = 0) -> None:
+        user = select(conversations.c.user_id).where(conversations.c.id == reply.conversation_id)
         await self._connection.execute(
             insert(replies).values(
                 id=reply.id,
+                user_id=user.scalar_subquery(),
+                reserved_tokens=reserved_tokens,
                 conversation_id=reply.conversation_id,
                 status=reply.status.value,
                 settings=settings_to_json(reply.settings),
@@ -121,7 +125,7 @@ class SqlReplies:
     async def request_stop(self, reply_id: str) -> ReplyStatus | None:
         conversation = select(replies.c.conversation_id).where(_is(reply_id)).scalar_subquery()
         await hold(self._connection, conversations.c.id == conversation)
-        query = _with_user().where(_is(reply_id)).with_for_update(key_share=True, of=replies)
+        query = with_user().where(_is(reply_id)).with_for_update(key_share=True, of=replies)
         row = (await self._connection.execute(query)).one_or_none()
         if row is None:
             return None
@@ -171,15 +175,18 @@ def _begun(lease: Lease) -> dict[str, Any]:
     return event_to_row(lease.reply_id, LoggedEvent(lease.next_seq - 1, lease.attempt, change))
 
 
-def _with_user() -> Select[*tuple[Any, ...]]:
-    return select(replies, conversations.c.user_id).join(conversations, conversations.c.id == replies.c.conversation_id)
+def with_user() -> Select[*tuple[Any, ...]]:
+    """Replies, with the user whose conversation each is in as `user_id`: that may have been given away meanwhile."""
+    own = (column for column in replies.c if column.name != "user_id")
+    user = conversations.c.user_id
+    return select(*own, user).join(conversations, conversations.c.id == replies.c.conversation_id)
 
 
 def _claimable() -> Select[*tuple[Any, ...]]:
     ahead = replies.alias("ahead")
     blocked = select(literal(1)).where(ahead.c.id == replies.c.behind_id, ahead.c.status.in_(LIVE)).exists()
     return (
-        _with_user()
+        with_user()
         .where(replies.c.status == ReplyStatus.QUEUED.value, or_(replies.c.behind_id.is_(None), ~blocked))
         .order_by(replies.c.queued_at, replies.c.id)
     )
