@@ -110,6 +110,11 @@ class SqlReplies:
         row = (await self._connection.execute(query.where(_is(reply_id)))).one_or_none()
         return None if row is None else Progress(ReplyStatus(row.status), row.seq)
 
+    async def unsettled_of(self, user_id: str) -> list[str]:
+        live = with_user().where(conversations.c.user_id == user_id, replies.c.status.in_(LIVE))
+        query = live.with_only_columns(replies.c.id, maintain_column_froms=True).order_by(replies.c.id)
+        return list((await self._connection.execute(query)).scalars())
+
     async def unsettled_above(self, parent_id: str | None) -> list[str]:
         if parent_id is None:
             return []
@@ -121,7 +126,7 @@ class SqlReplies:
     async def request_stop(self, reply_id: str) -> ReplyStatus | None:
         conversation = select(replies.c.conversation_id).where(_is(reply_id)).scalar_subquery()
         await hold(self._connection, conversations.c.id == conversation)
-        query = _with_user().where(_is(reply_id)).with_for_update(key_share=True, of=replies)
+        query = with_user().where(_is(reply_id)).with_for_update(key_share=True, of=replies)
         row = (await self._connection.execute(query)).one_or_none()
         if row is None:
             return None
@@ -171,15 +176,17 @@ def _begun(lease: Lease) -> dict[str, Any]:
     return event_to_row(lease.reply_id, LoggedEvent(lease.next_seq - 1, lease.attempt, change))
 
 
-def _with_user() -> Select[*tuple[Any, ...]]:
-    return select(replies, conversations.c.user_id).join(conversations, conversations.c.id == replies.c.conversation_id)
+def with_user() -> Select[*tuple[Any, ...]]:
+    """Replies, with the `user_id` of their conversations."""
+    own = [column for column in replies.c if column is not replies.c.user_id]
+    return select(*own, conversations.c.user_id).join(conversations, conversations.c.id == replies.c.conversation_id)
 
 
 def _claimable() -> Select[*tuple[Any, ...]]:
     ahead = replies.alias("ahead")
     blocked = select(literal(1)).where(ahead.c.id == replies.c.behind_id, ahead.c.status.in_(LIVE)).exists()
     return (
-        _with_user()
+        with_user()
         .where(replies.c.status == ReplyStatus.QUEUED.value, or_(replies.c.behind_id.is_(None), ~blocked))
         .order_by(replies.c.queued_at, replies.c.id)
     )

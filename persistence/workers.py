@@ -13,7 +13,7 @@ from persistence.connection import AnyRow, Connection
 from persistence.endings import put_back
 from persistence.events import last_numbers
 from persistence.feed import SqlFeed
-from persistence.replies import lease_from
+from persistence.replies import lease_from, with_user
 from persistence.tables import conversations, replies, workers
 
 
@@ -44,8 +44,7 @@ class SqlWorkers:
         """
         await self._bury(timedelta(seconds=lease_seconds))
         query = (
-            select(replies, conversations.c.user_id)
-            .join(conversations, conversations.c.id == replies.c.conversation_id)
+            with_user()
             .outerjoin(workers, workers.c.id == replies.c.owner)
             .where(replies.c.status == ReplyStatus.STREAMING.value, workers.c.id.is_(None))
             .order_by(replies.c.id)
