@@ -247,7 +247,10 @@ class IdempotencyKeys(Protocol):
 
 
 class Feed(Protocol):
-    """What happened to each user's conversations, numbered from 1 without gaps by one counter per user."""
+    """What happened to each user's conversations, numbered from 1 by one counter per user.
+
+    A number without an event stands for more than can be told, and for what was swept: query anew.
+    """
 
     def add(self, user_id: str, kind: Change, conversation_id: str, message_id: str | None = None) -> None:
         """Remember an event; the unit's `commit` numbers and stores it. The same one twice in a unit is one event.

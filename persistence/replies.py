@@ -114,6 +114,11 @@ class SqlReplies:
         row = (await self._connection.execute(query.where(_is(reply_id)))).one_or_none()
         return None if row is None else Progress(ReplyStatus(row.status), row.seq)
 
+    async def unsettled_of(self, user_id: str) -> list[str]:
+        live = with_user().where(conversations.c.user_id == user_id, replies.c.status.in_(LIVE))
+        query = live.with_only_columns(replies.c.id, maintain_column_froms=True).order_by(replies.c.id)
+        return list((await self._connection.execute(query)).scalars())
+
     async def unsettled_above(self, parent_id: str | None) -> list[str]:
         if parent_id is None:
             return []
