@@ -2,7 +2,7 @@
 
 from asyncio import CancelledError
 from collections.abc import Iterator
-from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
@@ -20,17 +20,20 @@ from graphql import (
     SelectionSetNode,
     Undefined,
     get_operation_ast,
-    parse,
     specified_rules,
+    validate,
 )
 from strawberry.extensions import SchemaExtension
 from strawberry.printer import print_schema
 from strawberry.schema.config import StrawberryConfig
-from strawberry.schema.schema import validate_document
+from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRule
+from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
 from strawberry.tools import merge_types
 
+from graph import limits
 from graph.context import Context
 from graph.conversations import ConversationMutation, ConversationQuery
+from graph.costs import VaryingCost, check_costs
 from graph.errors import ERROR_TYPES, Unexpected
 from graph.execution import MaskingSchema, ReplyExecutor
 from graph.feed import EVENT_TYPES as CONVERSATION_EVENT_TYPES
@@ -43,10 +46,13 @@ from graph.server import ServerQuery
 from graph.streaming import EVENT_TYPES as REPLY_EVENT_TYPES
 from graph.streaming import Subscription as ReplySubscription
 
-MAX_TOKENS = 1_000
 CACHED_DOCUMENTS = 128
 CACHED_CHARACTERS = 16_384
 """Longer documents carry texts instead of variables: they never come again, and would fill the memory."""
+MAX_ERRORS = 10
+MAX_MESSAGE_CHARACTERS = 500
+"""Of an error of the document, which may quote names and literals of any length."""
+RULES = (*specified_rules, MaybeNullValidationRule, OneOfInputValidationRule)
 
 Query = merge_types("Query", (ConversationQuery, ModelQuery, ServerQuery))
 Mutation = merge_types("Mutation", (ReplyMutation, ConversationMutation))
@@ -56,16 +62,31 @@ Subscription = merge_types("Subscription", (ReplySubscription, FeedSubscription)
 AMBIGUOUS = "Must provide operation name if query contains multiple operations."
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A document within the limits, what is wrong with it, and the operations whose cost depends on variables."""
+
+    document: DocumentNode
+    errors: list[GraphQLError]
+    varying_costs: dict[str | None, VaryingCost]
+
+
 @lru_cache(maxsize=CACHED_DOCUMENTS)
-def _prepared(schema: GraphQLSchema, query: str) -> tuple[DocumentNode, list[GraphQLError]]:
-    """The document and what is wrong with it. Raises GraphQLError when it cannot be parsed."""
-    document = parse(query, max_tokens=MAX_TOKENS)
-    return document, [_of_the_document(error) for error in validate_document(schema, document, specified_rules)]
+def _prepared(schema: GraphQLSchema, query: str) -> Prepared:
+    """Raises GraphQLError when the document cannot be parsed or is beyond a limit; it is not validated then."""
+    document = limits.parsed(query)
+    limits.check(document)
+    varying_costs = check_costs(schema, document)
+    errors = validate(schema, document, RULES, max_errors=MAX_ERRORS)
+    return Prepared(document, [_of_the_document(error) for error in errors], varying_costs)
 
 
 def _of_the_document(error: GraphQLError) -> GraphQLError:
     """Without the exception of the scalar that refused a literal, so that nobody takes it for a fault of ours."""
-    return GraphQLError(error.message, nodes=error.nodes, source=error.source, positions=error.positions)
+    message = error.message
+    if len(message) > MAX_MESSAGE_CHARACTERS:
+        message = f"{message[:MAX_MESSAGE_CHARACTERS]}…"
+    return GraphQLError(message, nodes=error.nodes, source=error.source, positions=error.positions)
 
 
 class OperationExtension(SchemaExtension):
@@ -91,20 +112,32 @@ class OperationExtension(SchemaExtension):
             context.services.observe(*self._label(), outcome)
 
     def on_parse(self) -> Iterator[None]:
-        """A document that cannot be parsed is left to Strawberry: raised from here, its error would be a crash."""
+        """Raises GraphQLError, which the schema answers."""
         execution = self.execution_context
-        execution.parse_options = {"max_tokens": MAX_TOKENS}
         query = execution.query or ""
         prepare = _prepared if len(query) <= CACHED_CHARACTERS else _prepared.__wrapped__
-        with suppress(GraphQLError):
-            execution.graphql_document, self.errors_of_document = prepare(execution.schema._schema, query)
-        if execution.graphql_document is not None and not self.errors_of_document and self._is_ambiguous():
-            self.errors_of_document = [GraphQLError(AMBIGUOUS)]
+        prepared = prepare(execution.schema._schema, query)
+        execution.graphql_document, self.errors_of_document = prepared.document, prepared.errors
+        if not prepared.errors:
+            self.errors_of_document = self._errors_of_request(prepared)
         yield
 
     def on_validate(self) -> Iterator[None]:
         self.execution_context.pre_execution_errors = self.errors_of_document
         yield
+
+    def _errors_of_request(self, prepared: Prepared) -> list[GraphQLError]:
+        if self._is_ambiguous():
+            return [GraphQLError(AMBIGUOUS)]
+        if prepared.varying_costs:
+            execution = self.execution_context
+            cost = prepared.varying_costs.get(execution.operation_name)
+            try:
+                if cost is not None:
+                    cost.check(execution.variables)
+            except GraphQLError as error:
+                return [error]
+        return []
 
     def _is_ambiguous(self) -> bool:
         """GraphQL's GetOperation(): without a name there must be one operation, where Strawberry takes the first."""
