@@ -6,7 +6,7 @@ pairwise, and lists every mistake. Knows no schema: what the objects cost that a
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 
 from graphql import (
@@ -84,7 +84,7 @@ class Measure:
     directives: int = 0
     sensitive: int = 0
     repeated: int = 0
-    """Below the fields of this selection."""
+    """Below the fields of this selection; in fragments it is counted there."""
     names: Counter[str] = field(default_factory=Counter)
     """Response names of the fields of this selection."""
 
@@ -100,13 +100,17 @@ class Measure:
     def all_repeated(self) -> int:
         return self.repeated + self.names.total() - len(self.names)
 
+    @property
+    def spread(self) -> "Measure":
+        """What a spread of this fragment adds: whatever it repeats by itself, validation compares once."""
+        return replace(self, repeated=0, names=Counter(self.names.keys()))
+
     def check(self) -> None:
         """Raises GraphQLError."""
         for what, found, allowed in (
             ("depth of the selection is too great", self.depth, MAX_DEPTH),
             ("selection has too many aliases", self.aliases, MAX_ALIASES),
             ("selection has too many directives", self.directives, MAX_DIRECTIVES),
-            ("selection repeats too many fields", self.all_repeated, MAX_REPEATED),
             (f"selection has too many of the fields {', '.join(sorted(SENSITIVE))}", self.sensitive, MAX_SENSITIVE),
         ):
             if found > allowed:
@@ -115,17 +119,20 @@ class Measure:
 
 def check(document: DocumentNode) -> None:
     """Every operation and fragment against the limits, those that are never used too. Raises GraphQLError."""
-    measures: dict[str, Measure] = {}
+    fragments: dict[str, Measure] = {}
     for fragment in fragments_in_order(document):
-        measure = measures[fragment.name.value] = _of_definition(fragment, measures)
+        measure = fragments[fragment.name.value] = _of_definition(fragment, fragments)
         if fragment.type_condition.name.value.startswith("__"):
             measure.depth = 0
+    operations = [
+        _of_definition(node, fragments) for node in document.definitions if isinstance(node, OperationDefinitionNode)
+    ]
+    measures = [*fragments.values(), *operations]
+    for measure in measures:
         measure.check()
-    for operation in document.definitions:
-        if isinstance(operation, OperationDefinitionNode):
-            measure = _of_definition(operation, measures)
-            measure.directives += sum(len(each.directives or ()) for each in operation.variable_definitions or ())
-            measure.check()
+    repeated = sum(measure.all_repeated for measure in measures)
+    if repeated > MAX_REPEATED:
+        raise refusal("document repeats too many fields", repeated, MAX_REPEATED)
 
 
 def fragments_in_order(document: DocumentNode) -> list[FragmentDefinitionNode]:
@@ -170,7 +177,8 @@ def _spreads(selections: SelectionSetNode) -> set[str]:
 
 def _of_definition(node: ExecutableDefinitionNode, fragments: dict[str, Measure]) -> Measure:
     measure = _of_selections(node.selection_set, fragments)
-    measure.directives += len(node.directives or ())
+    variables = node.variable_definitions or ()
+    measure.directives += len(node.directives or ()) + sum(len(each.directives or ()) for each in variables)
     return measure
 
 
@@ -181,7 +189,7 @@ def _of_selections(selections: SelectionSetNode, fragments: dict[str, Measure]) 
         if isinstance(node, FieldNode):
             measure.add(_of_field(node, fragments))
         elif isinstance(node, FragmentSpreadNode) and node.name.value in fragments:
-            measure.add(fragments[node.name.value])
+            measure.add(fragments[node.name.value].spread)
     return measure
 
 
