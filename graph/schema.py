@@ -129,14 +129,14 @@ class OperationExtension(SchemaExtension):
     def _errors_of_request(self, prepared: Prepared) -> list[GraphQLError]:
         if self._is_ambiguous():
             return [GraphQLError(AMBIGUOUS)]
-        if prepared.varying_costs:
-            execution = self.execution_context
-            cost = prepared.varying_costs.get(execution.operation_name)
-            try:
-                if cost is not None:
-                    cost.check(execution.variables)
-            except GraphQLError as error:
-                return [error]
+        variables = self.execution_context.variables
+        try:
+            if variables:
+                limits.check_variables(variables)
+            if cost := prepared.varying_costs.get(self.execution_context.operation_name):
+                cost.check(variables)
+        except GraphQLError as error:
+            return [error]
         return []
 
     def _is_ambiguous(self) -> bool:
