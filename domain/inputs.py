@@ -19,6 +19,8 @@ MAX_STOPS = 4
 MAX_HISTORY = 2_000
 MAX_METADATA = 16_384
 MAX_METADATA_DEPTH = 32
+INTEGERS = range(-(2**63), 2**64)
+"""What readers and writers of JSON take for an integer: beyond it, ours cannot write the metadata out again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +160,11 @@ class Rules:
         _params(settings.params)
 
     def _metadata(self, metadata: Mapping[str, object]) -> None:
-        for text in _texts_in(metadata):
-            _storable(text, "metadata")
+        for value in _values_in(metadata):
+            if isinstance(value, str):
+                _storable(value, "metadata")
+            elif isinstance(value, int) and value not in INTEGERS:
+                raise InvalidInput("The metadata has an integer of more than 64 bits.", "metadata")
         try:
             size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode())
         except ValueError as error:
@@ -175,11 +180,11 @@ class Rules:
         _storable(key, "idempotencyKey")
 
 
-def _texts_in(metadata: Mapping[str, object]) -> Iterator[str]:
-    """Every string in it, names included. Raises InvalidInput when it is nested too deeply to be written out again."""
+def _values_in(metadata: Mapping[str, object]) -> Iterator[object]:
+    """Every value in it, and names. Raises InvalidInput when it is nested too deeply to be written out again."""
     level: list[object] = [metadata]
     for _ in range(MAX_METADATA_DEPTH):
-        yield from (value for value in level if isinstance(value, str))
+        yield from level
         inner = [child for value in level if isinstance(value, Mapping) for pair in value.items() for child in pair]
         level = inner + [child for value in level if isinstance(value, list) for child in value]
         if not level:

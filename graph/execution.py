@@ -68,6 +68,16 @@ class MaskingSchema(strawberry.Schema):
 
     unexpected: Unexpected = staticmethod(lambda _id, _error: None)
 
+    async def _prepare_operation_async(
+        self, context: ExecutionContext, extensions_runner: SchemaExtensionsRunner
+    ) -> PreExecutionError | None:
+        """A document that our extension refuses by GraphQLError is the client's mistake, where Strawberry crashes."""
+        try:
+            return await super()._prepare_operation_async(context, extensions_runner)
+        except GraphQLError as error:
+            context.pre_execution_errors = [error]
+            return PreExecutionError(None, [error])
+
     async def _handle_execution_result(
         self,
         context: ExecutionContext,

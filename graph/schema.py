@@ -2,7 +2,7 @@
 
 from asyncio import CancelledError
 from collections.abc import Iterator
-from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
@@ -20,18 +20,21 @@ from graphql import (
     SelectionSetNode,
     Undefined,
     get_operation_ast,
-    parse,
     specified_rules,
+    validate,
 )
 from strawberry.extensions import SchemaExtension
 from strawberry.printer import print_schema
 from strawberry.schema.config import StrawberryConfig
-from strawberry.schema.schema import validate_document
+from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRule
+from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
 from strawberry.tools import merge_types
 
+from graph import limits
 from graph.accounts import AccountMutation
 from graph.context import Context
 from graph.conversations import ConversationMutation, ConversationQuery
+from graph.costs import VaryingCost, check_costs
 from graph.errors import ERROR_TYPES, Unexpected, refusal
 from graph.execution import MaskingSchema, ReplyExecutor
 from graph.feed import EVENT_TYPES as CONVERSATION_EVENT_TYPES
@@ -44,12 +47,15 @@ from graph.server import ServerQuery
 from graph.streaming import EVENT_TYPES as REPLY_EVENT_TYPES
 from graph.streaming import Subscription as ReplySubscription
 
-MAX_TOKENS = 1_000
 PUBLIC = {"__typename", "__schema", "__type", "server", "viewer", "register", "login", "refreshSession", "logout"}
 """What may be asked for without signing in."""
 CACHED_DOCUMENTS = 128
 CACHED_CHARACTERS = 16_384
 """Longer documents carry texts instead of variables: they never come again, and would fill the memory."""
+MAX_ERRORS = 10
+MAX_MESSAGE_CHARACTERS = 500
+"""Of an error of the document, which may quote names and literals of any length."""
+RULES = (*specified_rules, MaybeNullValidationRule, OneOfInputValidationRule)
 
 Query = merge_types("Query", (ConversationQuery, ModelQuery, ServerQuery))
 Mutation = merge_types("Mutation", (ReplyMutation, ConversationMutation, AccountMutation))
@@ -59,16 +65,31 @@ Subscription = merge_types("Subscription", (ReplySubscription, FeedSubscription)
 AMBIGUOUS = "Must provide operation name if query contains multiple operations."
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A document within the limits, what is wrong with it, and the operations whose cost depends on variables."""
+
+    document: DocumentNode
+    errors: list[GraphQLError]
+    varying_costs: dict[str | None, VaryingCost]
+
+
 @lru_cache(maxsize=CACHED_DOCUMENTS)
-def _prepared(schema: GraphQLSchema, query: str) -> tuple[DocumentNode, list[GraphQLError]]:
-    """The document and what is wrong with it. Raises GraphQLError when it cannot be parsed."""
-    document = parse(query, max_tokens=MAX_TOKENS)
-    return document, [_of_the_document(error) for error in validate_document(schema, document, specified_rules)]
+def _prepared(schema: GraphQLSchema, query: str) -> Prepared:
+    """Raises GraphQLError when the document cannot be parsed or is beyond a limit; it is not validated then."""
+    document = limits.parsed(query)
+    limits.check(document)
+    varying_costs = check_costs(schema, document)
+    errors = validate(schema, document, RULES, max_errors=MAX_ERRORS)
+    return Prepared(document, [_of_the_document(error) for error in errors], varying_costs)
 
 
 def _of_the_document(error: GraphQLError) -> GraphQLError:
     """Without the exception of the scalar that refused a literal, so that nobody takes it for a fault of ours."""
-    return GraphQLError(error.message, nodes=error.nodes, source=error.source, positions=error.positions)
+    message = error.message
+    if len(message) > MAX_MESSAGE_CHARACTERS:
+        message = f"{message[:MAX_MESSAGE_CHARACTERS]}…"
+    return GraphQLError(message, nodes=error.nodes, source=error.source, positions=error.positions)
 
 
 class OperationExtension(SchemaExtension):
@@ -94,38 +115,41 @@ class OperationExtension(SchemaExtension):
             context.services.observe(*self._label(), outcome)
 
     def on_parse(self) -> Iterator[None]:
-        """A document that cannot be parsed is left to Strawberry: raised from here, its error would be a crash."""
+        """Raises GraphQLError, which the schema answers."""
         execution = self.execution_context
-        execution.parse_options = {"max_tokens": MAX_TOKENS}
         query = execution.query or ""
         prepare = _prepared if len(query) <= CACHED_CHARACTERS else _prepared.__wrapped__
-        with suppress(GraphQLError):
-            execution.graphql_document, self.errors_of_document = prepare(execution.schema._schema, query)
-        if execution.graphql_document is not None and not self.errors_of_document:
-            self.errors_of_document = self._refusals()
+        prepared = prepare(execution.schema._schema, query)
+        execution.graphql_document, self.errors_of_document = prepared.document, prepared.errors
+        if not prepared.errors:
+            self.errors_of_document = self._errors_of_request(prepared)
         yield
 
     def on_validate(self) -> Iterator[None]:
         self.execution_context.pre_execution_errors = self.errors_of_document
         yield
 
-    def _refusals(self) -> list[GraphQLError]:
+    def _errors_of_request(self, prepared: Prepared) -> list[GraphQLError]:
         """Why the operation is not executed, though its document is sound.
 
         GraphQL's GetOperation(): without a name there must be one operation, where Strawberry takes the first.
         """
         execution = self.execution_context
-        document = execution.graphql_document
-        assert document is not None
-        if execution._provided_operation_name is None and get_operation_ast(document) is None:
+        operation = get_operation_ast(prepared.document, execution._provided_operation_name)
+        if execution._provided_operation_name is None and operation is None:
             return [GraphQLError(AMBIGUOUS)]
-        caller = execution.context.caller
-        operation = get_operation_ast(document, execution._provided_operation_name)
-        if caller.identity is not None or operation is None:
-            return []
-        fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
-        private = root_fields(operation.selection_set, fragments) - PUBLIC
-        return [refusal(caller.refusal)] if private else []
+        context, variables = execution.context, execution.variables
+        try:
+            if variables:
+                limits.check_variables(variables)
+            if cost := prepared.varying_costs.get(execution.operation_name):
+                cost.check(variables)
+        except GraphQLError as error:
+            return [error]
+        if isinstance(context, Context) and context.caller.identity is None and operation is not None:
+            private = set(_root_fields(operation.selection_set, _fragments(prepared.document))) - PUBLIC
+            return [refusal(context.caller.refusal)] if private else []
+        return []
 
     def _label(self) -> tuple[str, str]:
         """Root field and type of the operation. Names that clients make up would be labels without number."""
@@ -136,30 +160,22 @@ class OperationExtension(SchemaExtension):
         operation = get_operation_ast(document, execution.operation_name)
         if operation is None:
             return "invalid", "unknown"
-        fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
-        return _first_field(operation.selection_set, fragments), operation.operation.value
+        return next(_root_fields(operation.selection_set, _fragments(document))), operation.operation.value
 
 
-def root_fields(selections: SelectionSetNode, fragments: dict[str, FragmentDefinitionNode]) -> set[str]:
-    """The names of all fields at the top of a sound operation."""
-    found: set[str] = set()
+def _fragments(document: DocumentNode) -> dict[str, FragmentDefinitionNode]:
+    return {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
+
+
+def _root_fields(selections: SelectionSetNode, fragments: dict[str, FragmentDefinitionNode]) -> Iterator[str]:
+    """The names of the fields at the top of a sound operation."""
     for selection in selections.selections:
         if isinstance(selection, FieldNode):
-            found.add(selection.name.value)
+            yield selection.name.value
         else:
             inner = fragments[selection.name.value] if isinstance(selection, FragmentSpreadNode) else selection
             assert isinstance(inner, FragmentDefinitionNode | InlineFragmentNode)
-            found |= root_fields(inner.selection_set, fragments)
-    return found
-
-
-def _first_field(selections: SelectionSetNode, fragments: dict[str, FragmentDefinitionNode]) -> str:
-    first = selections.selections[0]
-    if isinstance(first, FieldNode):
-        return first.name.value
-    inner = fragments[first.name.value] if isinstance(first, FragmentSpreadNode) else first
-    assert isinstance(inner, FragmentDefinitionNode | InlineFragmentNode)
-    return _first_field(inner.selection_set, fragments)
+            yield from _root_fields(inner.selection_set, fragments)
 
 
 def build_schema(unexpected: Unexpected | None = None) -> MaskingSchema:

@@ -114,7 +114,8 @@ async def test_a_frame_above_256_kib_closes_the_socket_with_1009(socket: Socket)
 
 
 async def test_a_frame_within_256_kib_is_served(socket: Socket) -> None:
-    await socket.subscribe("{ __typename } #" + "x" * 250_000)
+    payload = {"query": "{ __typename }", "variables": {"unused": "x" * 250_000}}
+    await socket.send(type="subscribe", id="1", payload=payload)
     assert (await socket.receive())["payload"] == {"data": {"__typename": "Query"}}
 
 
