@@ -43,4 +43,4 @@ async def caller_of(services: Services, connection: HTTPConnection, token: str |
     try:
         return Caller(await services.authenticator.identify(token), client)
     except (Unauthenticated, Unavailable) as refusal:
-        return Caller(None, client, refusal)
+        return Caller(None, client, refusal, stranger=token is None)

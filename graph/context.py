@@ -57,11 +57,15 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and from where. Without an identity `refusal` says why there is none."""
+    """Who asks, and from where. Without an identity `refusal` says why there is none.
+
+    `stranger`: no token was shown, not even one that does not hold.
+    """
 
     identity: Identity | None
     client: Client
     refusal: DomainError = field(default_factory=lambda: Unauthenticated(SIGN_IN))
+    stranger: bool = False
 
 
 class Context(BaseContext):

@@ -47,8 +47,10 @@ from graph.server import ServerQuery
 from graph.streaming import EVENT_TYPES as REPLY_EVENT_TYPES
 from graph.streaming import Subscription as ReplySubscription
 
-PUBLIC = {"__typename", "__schema", "__type", "server", "viewer", "register", "login", "refreshSession", "logout"}
+PUBLIC = {"__typename", "__schema", "__type", "server", "register", "login", "refreshSession", "logout"}
 """What may be asked for without signing in."""
+FOR_STRANGERS = {"viewer"}
+"""Who shows a token that does not hold is not told that nobody is signed in, but to refresh the session."""
 CACHED_DOCUMENTS = 128
 CACHED_CHARACTERS = 16_384
 """Longer documents carry texts instead of variables: they never come again, and would fill the memory."""
@@ -147,7 +149,8 @@ class OperationExtension(SchemaExtension):
         except GraphQLError as error:
             return [error]
         if isinstance(context, Context) and context.caller.identity is None and operation is not None:
-            private = set(_root_fields(operation.selection_set, _fragments(prepared.document))) - PUBLIC
+            asked = set(_root_fields(operation.selection_set, _fragments(prepared.document)))
+            private = asked - PUBLIC - (FOR_STRANGERS if context.caller.stranger else set())
             return [refusal(context.caller.refusal)] if private else []
         return []
 
