@@ -135,7 +135,7 @@ class Replies(Protocol):
         ...
 
     async def unsettled_of(self, user_id: str) -> list[str]:
-        """Ids of the user's replies that are queued or streaming."""
+        """Ids of the user's replies that are queued or streaming, in the order of their conversations."""
         ...
 
     async def unsettled_above(self, parent_id: str | None) -> list[str]:

@@ -19,6 +19,9 @@ from persistence.tables import LIVE, PRESENT, api_keys, conversations, replies, 
 
 PURGE_AT_ONCE = datetime.fromtimestamp(0, UTC)
 """Conversations of deleted users bear this instant, so the next purge takes them, whatever it waits for else."""
+OWNS = exists().where(conversations.c.user_id == users.c.id)
+SPENDS = exists().where(replies.c.user_id == users.c.id, LIVE)
+"""A live reply whose conversation was given away may still be counted as theirs."""
 CLEARED: dict[str, None] = dict.fromkeys(("display_name", "email", "password_hash", "issuer", "subject"))
 
 
@@ -75,22 +78,22 @@ class SqlUsers:
 
     async def purge(self) -> int:
         """Conversations that were begun while their user was deleted are given up first."""
-        deleted = users.c.deleted_at.is_not(None)
-        theirs = conversations.c.user_id.in_(select(users.c.id).where(deleted))
-        await self._give_up(theirs & conversations.c.deleted_at.is_(None))
-        owns = exists().where(conversations.c.user_id == users.c.id)
-        spends = exists().where(replies.c.user_id == users.c.id, LIVE)
-        left = deleted & ~or_(owns, spends)
-        query = select(users.c.id).where(left).with_for_update(skip_locked=True)
-        ids = list((await self._connection.execute(query)).scalars())
-        if not ids:
+        deleted = await self._ids(select(users.c.id).where(users.c.deleted_at.is_not(None)))
+        if not deleted:
             return 0
-        gone = delete(users).where(self._connection.among(users.c.id, ids), left)
+        theirs = self._connection.among(conversations.c.user_id, deleted)
+        await self._give_up(theirs & conversations.c.deleted_at.is_distinct_from(PURGE_AT_ONCE))
+        left = self._connection.among(users.c.id, deleted) & ~or_(OWNS, SPENDS)
+        held = await self._ids(select(users.c.id).where(left).with_for_update(skip_locked=True))
+        gone = delete(users).where(self._connection.among(users.c.id, held), ~or_(OWNS, SPENDS))
         return (await self._connection.execute(gone)).rowcount
 
     async def _give_up(self, which: ColumnElement[bool]) -> None:
         await hold(self._connection, which)
         await self._connection.execute(update(conversations).where(which).values(deleted_at=PURGE_AT_ONCE))
+
+    async def _ids(self, query: Select[*tuple[Any, ...]]) -> list[str]:
+        return list((await self._connection.execute(query)).scalars())
 
     async def _one(self, *which: ColumnElement[bool]) -> AnyRow | None:
         return (await self._connection.execute(_present().where(*which))).one_or_none()

@@ -116,7 +116,8 @@ class SqlReplies:
 
     async def unsettled_of(self, user_id: str) -> list[str]:
         live = with_user().where(conversations.c.user_id == user_id, replies.c.status.in_(LIVE))
-        query = live.with_only_columns(replies.c.id, maintain_column_froms=True).order_by(replies.c.id)
+        query = live.with_only_columns(replies.c.id, maintain_column_froms=True)
+        query = query.order_by(replies.c.conversation_id, replies.c.id)
         return list((await self._connection.execute(query)).scalars())
 
     async def unsettled_above(self, parent_id: str | None) -> list[str]:

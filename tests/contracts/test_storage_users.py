@@ -5,10 +5,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import update
+
 from domain.account_storage import Account
 from domain.accounts import LOCAL_USER_ID, ApiKey, Session, User
 from domain.conversations import PageRequest
 from domain.replies import ReplyStatus
+from persistence.tables import replies
 from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, Shelf, a_conversation, new_id
 
 HASH = "$argon2id$v=19$m=47104,t=1,p=1$c2FsdA$aGFzaA"
@@ -209,6 +212,29 @@ async def test_a_purge_removes_deleted_users_when_their_conversations_are_gone(s
     await purge_conversations(shelf)
     assert await purge(shelf) == 1
     assert await purge(shelf) == 0
+
+
+async def test_a_deleted_user_stays_while_a_reply_is_counted_as_theirs_that_another_has_now(shelf: Shelf) -> None:
+    user = await added(shelf)
+    pen = await shelf.streaming((await shelf.conversation(user_id=user.id)).id)
+    async with shelf.database.connect(writing=True) as connection:
+        await connection.execute(update(replies).where(replies.c.id == pen.id).values(user_id=user.id))
+        await connection.commit()
+    await give(shelf, user.id, ME)
+    await delete(shelf, user.id)
+    assert await purge(shelf) == 0
+    await shelf.flush(pen.entry(*ANSWER, outcome=DONE))
+    assert await purge(shelf) == 1
+
+
+async def test_a_purge_leaves_out_users_to_whom_something_is_being_added(shelf: Shelf) -> None:
+    user = await added(shelf)
+    await delete(shelf, user.id)
+    async with shelf.storage.write() as work:
+        await work.keys.reserve(user.id, "sendMessage", "k", "print")
+        if not shelf.database.is_sqlite:
+            assert await purge(shelf) == 0
+    assert await purge(shelf) == 1
 
 
 async def test_a_conversation_that_was_begun_while_its_user_was_deleted_does_not_stay(shelf: Shelf) -> None:

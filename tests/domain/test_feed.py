@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from domain.accounts import User
 from domain.conversations import Change, ConversationEvent, Message, Role, SeedMessage
 from domain.feed import (
     READ_AT_ONCE,
@@ -190,6 +191,26 @@ async def test_of_a_deleted_conversation_only_its_end_is_told(talk: Talk) -> Non
     conversation_id = talk.sent[0].conversation_id
     await talk.running.services.conversations.delete(ME, conversation_id)
     assert [each.event for each in await caught_up(talk, cursor)] == [ConversationDeleted(conversation_id)]
+
+
+async def test_readers_of_conversations_that_are_given_away_query_anew_and_the_new_user_is_told_how_a_reply_ends(
+    talk: Talk, model: ScriptedModel
+) -> None:
+    gate, script = asyncio.Event(), answer("Hello")
+    model.play([*script[:-1], gate, *script[-1:]])
+    sent, ada = await talk.send(), User("user_ada", "Ada", datetime.now(UTC))
+    cursor = await begin(talk)
+    async with talk.running.storage.write() as work:
+        await work.users.add(ada, None)
+        await work.conversations.give(ME, ada.id)
+        await work.commit()
+    old = await read_until(follow(talk, cursor), lambda event: event == ResyncRequired())
+    gate.set()
+    stream = talk.running.services.feed.follow(ada.id, cursor_at(ada.id, 0))
+    new = await read_until(stream, is_end_of(sent.reply_id))
+    assert [e for e in kinds(old) if e != "MessageUpdated"] == ["ResyncRequired"]
+    assert kinds(new)[0] == "ResyncRequired"
+    assert set(kinds(new)[1:]) == {"MessageUpdated"}
 
 
 async def test_a_reply_that_is_stopped_in_the_queue_is_told(talk: Talk, model: ScriptedModel) -> None:
