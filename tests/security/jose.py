@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa,
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 
 Sign = Callable[[bytes], bytes]
-HASHES = {"256": SHA256, "384": SHA384, "512": SHA512}
+HASHES: dict[str, type[SHA256] | type[SHA384] | type[SHA512]] = {"256": SHA256, "384": SHA384, "512": SHA512}
 
 
 class FixedClock:
@@ -54,7 +54,7 @@ def by_hmac(key: bytes, digest: str = "sha256") -> Sign:
 def by_rsa(key: rsa.RSAPrivateKey, algorithm: str = "RS256") -> Sign:
     digest = HASHES[algorithm[2:]]
     if algorithm.startswith("PS"):
-        pss = padding.PSS(padding.MGF1(digest()), digest.digest_size)
+        pss = padding.PSS(padding.MGF1(digest()), padding.PSS.DIGEST_LENGTH)
         return lambda message: key.sign(message, pss, digest())
     return lambda message: key.sign(message, padding.PKCS1v15(), digest())
 

@@ -17,6 +17,19 @@ from tertulia.tokens import AccessTokens, signing_key_from
 from tertulia.verification import LEEWAY, MAX_TOKEN
 from tests.security.jose import FixedClock, b64, by_hmac, by_rsa, digest_of, part, token, unsigned, without
 
+OTHER_NAMES: list[Any] = ["other", "Tertulia", "tertulia ", "", None, 1, True, ["tertulia"], ["tertulia", "other"], {}]
+OTHER_IDS: list[Any] = ["", 1, True, ["user_1"], {"id": "user_1"}, "a\x00b", "\ud800", "x" * 256]
+OTHER_PAYLOADS: dict[str, str | bytes] = {
+    "a list": "[]",
+    "null": "null",
+    "a text": '"user_1"',
+    "a number": "1",
+    "empty JSON": "{}",
+    "no JSON": "{",
+    "nested deeply": "[" * 3000,
+    "no UTF-8": b"\xff\xfe",
+    "UTF-16": '{"sub": "user_1"}'.encode("utf-16"),
+}
 SECRET = "Kq3vX8wZ1bN6tR0yH5mJ2cF9pL4sD7gA"
 CLOCK = FixedClock()
 KEY = signing_key_from(SECRET)
@@ -116,11 +129,7 @@ FORGERIES: dict[str, str] = {
     "HS256 with an empty key": token(HEADER, CLAIMS, by_hmac(b"")),
     "HS256 with a key of zeros": token(HEADER, CLAIMS, by_hmac(bytes(32))),
     "HS256 with another key": token(HEADER, CLAIMS, by_hmac(OTHER_KEY)),
-    **{
-        f"{name} {value!r}": claims(**{name: value})
-        for name in ("iss", "aud")
-        for value in ("other", "Tertulia", "tertulia ", "", None, 1, True, ["tertulia"], ["tertulia", "other"], {})
-    },
+    **{f"{name} {value!r}": claims(**{name: value}) for name in ("iss", "aud") for value in OTHER_NAMES},
     **{
         f"typ {typ!r}": headers(typ=typ)
         for typ in ("JWT", "jwt", "AT+JWT", "application/at+jwt", "refresh", "", None, 1, ["at+jwt"])
@@ -128,11 +137,7 @@ FORGERIES: dict[str, str] = {
     "no typ": token(without(HEADER, "typ"), CLAIMS, signed),
     **{f"no {name}": token(HEADER, without(CLAIMS, name), signed) for name in CLAIMS},
     **{f"{name} null": claims(**{name: None}) for name in CLAIMS},
-    **{
-        f"{name} {value!r}": claims(**{name: value})
-        for name in ("sub", "sid")
-        for value in ("", 1, True, ["user_1"], {"id": "user_1"}, "a\x00b", "\ud800", "x" * 256)
-    },
+    **{f"{name} {value!r}": claims(**{name: value}) for name in ("sub", "sid") for value in OTHER_IDS},
     "jti a number": claims(jti=7),
     **{
         f"crit {crit!r}": headers(crit=crit, b64=True)
@@ -231,20 +236,7 @@ FORGERIES: dict[str, str] = {
     "a header that is no JSON": token("{", CLAIMS, signed),
     "a header that is a list": token("[]", CLAIMS, signed),
     "a header nested deeply": token("[" * 3000, CLAIMS, signed),
-    **{
-        f"a payload that is {name}": token(HEADER, payload, signed)
-        for name, payload in {
-            "a list": "[]",
-            "null": "null",
-            "a text": '"user_1"',
-            "a number": "1",
-            "empty JSON": "{}",
-            "no JSON": "{",
-            "nested deeply": "[" * 3000,
-            "no UTF-8": b"\xff\xfe",
-            "UTF-16": json.dumps(CLAIMS).encode("utf-16"),
-        }.items()
-    },
+    **{f"a payload that is {name}": token(HEADER, payload, signed) for name, payload in OTHER_PAYLOADS.items()},
 }
 
 
