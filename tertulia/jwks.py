@@ -91,7 +91,7 @@ class PemKey:
 class RemoteKeys:
     """A KeySource that fetches a JWK set from a configured address. Raises SettingsError for an unsafe address.
 
-    Readers share a fetch. Once one failed nobody waits for the next as long as the known keys serve. `clock` is in
+    Readers share a fetch, and one who names an unknown key asks for another. Once one failed nobody waits for the next as long as the known keys serve. `clock` is in
     seconds and never goes back.
     """
 
@@ -105,9 +105,9 @@ class RemoteKeys:
     async def find(self, algorithm: str, kid: str | None) -> PublicKey | None:
         if self._clock() - self._fetched_at >= FRESH_SECONDS:
             await self._refresh(wait=not self._away or not self._serving)
-        if kid is not None and kid not in {key.kid for key in self._keys}:
+        if self._lacks(kid):
             await self._refresh(wait=True)
-        if not self._serving:
+        if not self._serving or (self._away and self._lacks(kid)):
             raise Unavailable(AWAY)
         fitting = [key for key in self._keys if algorithm in key.algorithms and kid in (None, key.kid)]
         return fitting[0].key if len(fitting) == 1 else None
@@ -116,6 +116,9 @@ class RemoteKeys:
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.wait([self._fetching])
+
+    def _lacks(self, kid: str | None) -> bool:
+        return kid is not None and kid not in {key.kid for key in self._keys}
 
     @property
     def _serving(self) -> bool:

@@ -45,6 +45,7 @@ CLAIMS: dict[str, Any] = {
     "exp": CLOCK.seconds(900),
     "jti": "1",
 }
+OTHER_TIMES: list[Any] = [str(CLAIMS["exp"]), "soon", [CLAIMS["exp"]], {}, 10**15, 10**300, 1e300, True]
 tokens = AccessTokens(SECRET, CLOCK)
 signed = by_hmac(KEY)
 GOOD = token(HEADER, CLAIMS, signed)
@@ -186,11 +187,7 @@ FORGERIES: dict[str, str] = {
         f"{name} in the future": claims(**{name: CLOCK.seconds(int(LEEWAY.total_seconds()) + 1)})
         for name in ("iat", "nbf")
     },
-    **{
-        f"{name} {value!r}": claims(**{name: value})
-        for name in ("exp", "iat", "nbf")
-        for value in (str(CLAIMS["exp"]), "soon", [CLAIMS["exp"]], {}, 10**15, 10**300, 1e300, True)
-    },
+    **{f"{name} {value!r}": claims(**{name: value}) for name in ("exp", "iat", "nbf") for value in OTHER_TIMES},
     **{
         f"{name} {text}": raw_claims(f'"{name}": {text}')
         for name in ("exp", "iat", "nbf")
