@@ -130,6 +130,16 @@ async def test_closing_ends_a_fetch(server: KeyServer, ticks: Ticks) -> None:
         await reader
 
 
+async def test_all_who_read_while_old_keys_are_fetched_anew_wait_for_the_new_ones(
+    keys: RemoteKeys, server: KeyServer, ticks: Ticks
+) -> None:
+    assert await finds(keys, "first")
+    server.offer(SECOND)
+    ticks.seconds += FRESH_SECONDS
+    assert not any(await asyncio.gather(*(finds(keys, "first") for _ in range(20))))
+    assert server.fetches == 2
+
+
 # ── while the provider is away ──
 
 
@@ -250,6 +260,7 @@ async def test_a_small_answer_that_unpacks_to_much_is_refused(keys: RemoteKeys, 
 
 UNUSABLE: dict[str, dict[str, Any]] = {
     "weak RSA": RSAAlgorithm.to_jwk(WEAK.public_key(), as_dict=True),
+    "RSA beyond all measure": FIRST | {"n": "_" * 4_000},
     "private RSA": RSAAlgorithm.to_jwk(RSA, as_dict=True),
     "private curve": ECAlgorithm.to_jwk(P256, as_dict=True),
     "private Ed25519": OKPAlgorithm.to_jwk(ED25519, as_dict=True),
