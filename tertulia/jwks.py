@@ -29,8 +29,8 @@ PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 RSA_ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256"})
 CURVE_ALGORITHMS = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 ALGORITHMS = RSA_ALGORITHMS | frozenset(CURVE_ALGORITHMS.values()) | {"EdDSA"}
-SHORTEST_RSA = 2048
-"""Bits; NIST SP 800-131A."""
+SHORTEST_RSA, LONGEST_RSA = 2048, 16_384
+"""Bits; NIST SP 800-131A, and what OpenSSL verifies."""
 FRESH_SECONDS, PAUSE_SECONDS, STALE_SECONDS = 600.0, 60.0, 86_400.0
 """Keys are fetched again after the first, never sooner after a try than the second, and without a success they serve
 until the third."""
@@ -79,7 +79,7 @@ class PemKey:
         self._algorithms = algorithms_of(key)
         if not self._algorithms:
             raise SettingsError(
-                "TERTULIA_JWT_PUBLIC_KEY must be an RSA key of 2048 bits or more, or one of the curves P-256, P-384, "
+                "TERTULIA_JWT_PUBLIC_KEY must be an RSA key of 2048 to 16384 bits, or one of the curves P-256, P-384, "
                 "P-521 and Ed25519."
             )
 
@@ -91,8 +91,8 @@ class PemKey:
 class RemoteKeys:
     """A KeySource that fetches a JWK set from a configured address. Raises SettingsError for an unsafe address.
 
-    Readers share a fetch. Once one failed nobody waits for the next as long as the known keys serve. `clock` is in
-    seconds and never goes back.
+    Readers share a fetch, and one who names an unknown key asks for another. Once one failed nobody waits for the next
+    as long as the known keys serve. `clock` is in seconds and never goes back.
     """
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -101,13 +101,14 @@ class RemoteKeys:
         self._keys: Sequence[SetKey] = ()
         self._fetched_at = self._tried_at = float("-inf")
         self._fetching: asyncio.Task[None] | None = None
+        self._away = False
 
     async def find(self, algorithm: str, kid: str | None) -> PublicKey | None:
         if self._clock() - self._fetched_at >= FRESH_SECONDS:
             await self._refresh(wait=not self._away or not self._serving)
-        if kid is not None and kid not in {key.kid for key in self._keys}:
+        if self._lacks(kid):
             await self._refresh(wait=True)
-        if not self._serving:
+        if not self._serving or (self._away and self._lacks(kid)):
             raise Unavailable(AWAY)
         fitting = [key for key in self._keys if algorithm in key.algorithms and kid in (None, key.kid)]
         return fitting[0].key if len(fitting) == 1 else None
@@ -117,14 +118,12 @@ class RemoteKeys:
             self._fetching.cancel()
             await asyncio.wait([self._fetching])
 
+    def _lacks(self, kid: str | None) -> bool:
+        return kid is not None and kid not in {key.kid for key in self._keys}
+
     @property
     def _serving(self) -> bool:
         return self._clock() - self._fetched_at < STALE_SECONDS
-
-    @property
-    def _away(self) -> bool:
-        """Whether the last fetch failed."""
-        return self._tried_at > self._fetched_at
 
     async def _refresh(self, *, wait: bool) -> None:
         """Take part in a fetch, or begin one unless the last is too recent. One who goes does not end it for others."""
@@ -139,8 +138,9 @@ class RemoteKeys:
     async def _fetch(self, begun_at: float) -> None:
         try:
             self._keys = usable_keys(await _download(self._url))
-            self._fetched_at = begun_at
+            self._fetched_at, self._away = begun_at, False
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            self._away = True
             log.warning("keys of the identity provider not fetched", reason=str(error) or type(error).__name__)
 
 
@@ -168,7 +168,7 @@ def _usable(item: Any) -> SetKey | None:  # noqa: ANN401  whatever the provider 
 def algorithms_of(key: object) -> frozenset[str]:
     """Those that fit the type, curve and length of a public key; none for private, symmetric and weak ones."""
     if isinstance(key, RSAPublicKey):
-        return RSA_ALGORITHMS if key.key_size >= SHORTEST_RSA else frozenset()
+        return RSA_ALGORITHMS if SHORTEST_RSA <= key.key_size <= LONGEST_RSA else frozenset()
     if isinstance(key, EllipticCurvePublicKey):
         return frozenset({CURVE_ALGORITHMS[key.curve.name]} if key.curve.name in CURVE_ALGORITHMS else ())
     return frozenset({"EdDSA"} if isinstance(key, Ed25519PublicKey) else ())

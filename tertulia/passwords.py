@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from secrets import token_urlsafe
 from threading import BoundedSemaphore
 from typing import TypeVar
 
@@ -23,7 +24,7 @@ class Argon2Hasher:
 
     def __init__(self) -> None:
         self._argon2 = argon2.PasswordHasher(time_cost=1, memory_cost=MEMORY_KIB, parallelism=1)
-        self._dummy = self._argon2.hash("nobody's password")
+        self._dummy = self._argon2.hash(token_urlsafe())
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="argon2")
         self._places = BoundedSemaphore(THREADS + WAITING)
 
@@ -45,7 +46,8 @@ class Argon2Hasher:
 
     def _verify(self, password: bytes, hashed: str | None) -> bool:
         try:
-            return self._argon2.verify(hashed or self._dummy, password) and hashed is not None
+            matches = self._argon2.verify(self._dummy if hashed is None else hashed, password)
+            return matches and hashed is not None
         except VerifyMismatchError:
             return False
         except (VerificationError, ValueError):
