@@ -208,6 +208,7 @@ BAD: dict[str, tuple[SendMessage, type[DomainError], tuple[str, ...]]] = {
     "an empty seed": (SendMessage("Hi", history=(SeedMessage(Role.USER, ()),)), InvalidInput, ("history", "0")),
     "metadata nested too deeply": (SendMessage("Hi", metadata=nested(40)), InvalidInput, ("metadata",)),
     "NUL in metadata": (SendMessage("Hi", metadata={"a": [{"b\0": 1}]}), InvalidInput, ("metadata",)),
+    "an integer that JSON cannot hold": (SendMessage("Hi", metadata={"a": [2**64]}), InvalidInput, ("metadata",)),
     "a date before all dates": (
         SendMessage("Hi", history=(SeedMessage(Role.USER, ("a",), datetime(1, 1, 1, tzinfo=UTC)),)),
         InvalidInput,
