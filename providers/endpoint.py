@@ -34,11 +34,12 @@ _CONNECTIONS = httpx2.Limits(max_connections=10_000, keepalive_expiry=30.0)
 class Provider:
     """An endpoint and what it offers.
 
-    `base_url` is what stands before `/chat/completions`; an empty `api_key` means that the endpoint asks for none.
+    `base_url` is what stands before `/chat/completions`, and may hold a password; an empty `api_key` means that the
+    endpoint asks for none.
     """
 
     name: str
-    base_url: str
+    base_url: str = field(repr=False)
     api_key: str = field(repr=False)
     models: tuple[Model, ...]
     continuation: Continuation = Continuation.INSTRUCT
