@@ -6,12 +6,14 @@ the client gets that id.
 
 import secrets
 from collections.abc import Callable
+from math import ceil
 
 import strawberry
 from graphql import GraphQLError
 
 from domain import errors as domain
 from graph.messages import Message
+from graph.quotas import Quota
 
 strawberry.enum(domain.ErrorCode)
 Unexpected = Callable[[str, BaseException], None]
@@ -59,6 +61,16 @@ class UnavailableError(UserError):
     pass
 
 
+@strawberry.type(description="Too often; come back after `retryAfterMs`.")
+class RateLimitedError(UserError):
+    retry_after_ms: int
+
+
+@strawberry.type(description="A limit of the user is reached: `quota` says which, and when there is more.")
+class QuotaExceededError(UserError):
+    quota: Quota
+
+
 ERROR_TYPES = (
     InvalidInputError,
     NotFoundError,
@@ -66,24 +78,32 @@ ERROR_TYPES = (
     ConflictError,
     ContextTooLongError,
     UnavailableError,
+    RateLimitedError,
+    QuotaExceededError,
 )
 
 
 def user_error(error: domain.DomainError) -> UserError:
     code, message, path = error.code, error.message, _path(error)
+    made: UserError
     match error:
         case domain.NotFound():
-            return NotFoundError(code=code, message=message, path=path, id=strawberry.ID(error.id))
+            made = NotFoundError(code=code, message=message, path=path, id=strawberry.ID(error.id))
         case domain.ContextTooLong():
-            return ContextTooLongError(
-                code=code, message=message, path=path, input_tokens=error.input_tokens, limit=error.limit
-            )
+            needed, limit = error.input_tokens, error.limit
+            made = ContextTooLongError(code=code, message=message, path=path, input_tokens=needed, limit=limit)
         case domain.IdempotencyMismatch():
-            return ConflictError(code=code, message=message, path=path)
+            made = ConflictError(code=code, message=message, path=path)
         case domain.ModelUnavailable() | domain.Unavailable():
-            return UnavailableError(code=code, message=message, path=path)
+            made = UnavailableError(code=code, message=message, path=path)
+        case domain.RateLimited():
+            wait = ceil(1000 * error.retry_after)
+            made = RateLimitedError(code=code, message=message, path=path, retry_after_ms=wait)
+        case domain.QuotaExceeded():
+            made = QuotaExceededError(code=code, message=message, path=path, quota=Quota.of(error.quota))
         case _:
-            return InvalidInputError(code=code, message=message, path=path)
+            made = InvalidInputError(code=code, message=message, path=path)
+    return made
 
 
 def reply_in_progress(error: domain.ReplyInProgress, reply: Message) -> UserError:

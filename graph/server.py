@@ -13,6 +13,7 @@ from graph.messages import Message
 from graph.models import GenerationSettings
 from graph.nodes import Node
 from graph.pagination import MAX_PAGE_SIZE
+from graph.quotas import Quota
 
 API_VERSION = "1"
 
@@ -37,6 +38,10 @@ class Viewer(Node):
     @strawberry.field(description="What a conversation of this viewer starts from.")
     def settings(self, info: Info) -> GenerationSettings:
         return GenerationSettings.of(info.context.services.conversations.defaults)
+
+    @strawberry.field(description="What this viewer may have or use only so much of, and what is left of it.")
+    async def quotas(self, info: Info) -> list[Quota]:
+        return [Quota.of(quota) for quota in await info.context.services.allowances.quotas(self.id)]
 
     @strawberry.field
     async def conversations(

@@ -18,6 +18,7 @@ from domain.events import LoggedEvent, PartAdded, TextDelta
 from domain.ports import Clock
 from domain.replies import Attempt, Outcome, ReplyStatus
 from domain.storage import FlushEntry, FlushReport
+from persistence.budgets import SqlBudgets
 from persistence.connection import AnyRow, Connection
 from persistence.conversations import hold
 from persistence.endings import Ending, end_attempts
@@ -38,10 +39,11 @@ def batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
 
 
 class SqlLog:
-    def __init__(self, connection: Connection, clock: Clock, feed: SqlFeed) -> None:
+    def __init__(self, connection: Connection, clock: Clock, feed: SqlFeed, budgets: SqlBudgets) -> None:
         self._connection = connection
         self._clock = clock
         self._feed = feed
+        self._budgets = budgets
 
     # ── writing ──
 
@@ -92,7 +94,9 @@ class SqlLog:
 
     async def _end(self, endings: Sequence[Ending]) -> None:
         await end_attempts(self._connection, endings, self._clock.now())
-        for lease in (entry.lease for entry, _ in endings):
+        for entry, ended in endings:
+            lease = entry.lease
+            self._budgets.spend(lease.user_id, ended.usage)
             self._feed.add(lease.user_id, Change.MESSAGE_UPDATED, lease.conversation_id, lease.reply_id)
 
     async def _append(self, owner: str, entries: Sequence[FlushEntry]) -> dict[Attempt, bool]:

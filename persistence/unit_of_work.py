@@ -8,12 +8,14 @@ from sqlalchemy import select
 from domain.ports import Clock
 from domain.storage import FlushEntry, FlushReport
 from persistence.accounts import SqlUsers
+from persistence.budgets import SqlBudgets
 from persistence.connection import Connection
 from persistence.conversations import SqlConversations
 from persistence.database import Database
 from persistence.feed import SqlFeed
 from persistence.keys import SqlIdempotencyKeys
 from persistence.messages import SqlMessages
+from persistence.rates import SqlRates
 from persistence.replies import SqlReplies
 from persistence.streaming import SqlLog
 from persistence.workers import SqlWorkers
@@ -23,15 +25,18 @@ class SqlUnitOfWork:
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self.feed = SqlFeed(connection)
+        self.budgets = SqlBudgets(connection)
         self.users = SqlUsers(connection)
+        self.rates = SqlRates(connection)
         self.conversations = SqlConversations(connection)
         self.messages = SqlMessages(connection)
         self.replies = SqlReplies(connection, clock, self.feed)
-        self.log = SqlLog(connection, clock, self.feed)
-        self.workers = SqlWorkers(connection, clock, self.feed)
+        self.log = SqlLog(connection, clock, self.feed, self.budgets)
+        self.workers = SqlWorkers(connection, clock, self.feed, self.budgets)
         self.keys = SqlIdempotencyKeys(connection, clock)
 
     async def commit(self) -> None:
+        await self.budgets.write()
         await self.feed.write()
         await self._connection.commit()
 
