@@ -139,7 +139,7 @@ class Replies(Protocol):
         ...
 
     async def unsettled_of(self, user_id: str) -> list[str]:
-        """Ids of the user's replies that are queued or streaming."""
+        """Ids of the user's replies that are queued or streaming, in the order of their conversations."""
         ...
 
     async def unsettled_above(self, parent_id: str | None) -> list[str]:
@@ -251,7 +251,10 @@ class IdempotencyKeys(Protocol):
 
 
 class Feed(Protocol):
-    """What happened to each user's conversations, numbered from 1 without gaps by one counter per user."""
+    """What happened to each user's conversations, numbered from 1 by one counter per user.
+
+    A number without an event stands for more than can be told, and for what was swept: query anew.
+    """
 
     def add(self, user_id: str, kind: Change, conversation_id: str, message_id: str | None = None) -> None:
         """Remember an event; the unit's `commit` numbers and stores it. The same one twice in a unit is one event.

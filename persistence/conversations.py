@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Select, delete, func, insert, select, upda
 from domain.conversations import Conversation, GenerationSettings, ModelParams, Page, PageRequest, TitleSource
 from domain.errors import InvalidInput
 from persistence.connection import AnyRow, Connection
+from persistence.feed import SqlFeed
 from persistence.paging import page_of, window
 from persistence.tables import conversations
 
@@ -57,8 +58,9 @@ async def hold(connection: Connection, which: ColumnElement[bool]) -> None:
 
 
 class SqlConversations:
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, feed: SqlFeed) -> None:
         self._connection = connection
+        self._feed = feed
 
     async def add(self, conversation: Conversation) -> None:
         await self._connection.execute(
@@ -101,6 +103,15 @@ class SqlConversations:
         await self._connection.execute(
             update(conversations).where(conversations.c.id == conversation_id).values(deleted_at=at)
         )
+
+    async def give(self, from_user_id: str, to_user_id: str) -> int:
+        theirs = conversations.c.user_id == from_user_id
+        await hold(self._connection, theirs)
+        given = await self._connection.execute(update(conversations).where(theirs).values(user_id=to_user_id))
+        if given.rowcount:
+            self._feed.skip(from_user_id)
+            self._feed.skip(to_user_id)
+        return given.rowcount
 
     async def purge(self, deleted_before: datetime) -> int:
         query = select(conversations.c.id).where(conversations.c.deleted_at < deleted_before).limit(PURGED_AT_ONCE)

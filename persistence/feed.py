@@ -36,29 +36,36 @@ from persistence.tables import Id, conversation_events, users
 SWEPT_AT_ONCE = 50_000
 Remembered = tuple[str, Change, str, str | None]
 """A user, and what happened to which conversation and message."""
+STORED = ("user_id", "place", "kind", "conversation_id", "message_id")
 
 
 class SqlFeed:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._remembered: dict[Remembered, None] = {}
+        self._skipping: set[str] = set()
 
     def add(self, user_id: str, kind: Change, conversation_id: str, message_id: str | None = None) -> None:
         self._remembered[user_id, kind, conversation_id, message_id] = None
 
+    def skip(self, user_id: str) -> None:
+        """Remember that more happened than can be told: a number without an event, so readers must query anew."""
+        self._skipping.add(user_id)
+
     async def write(self) -> None:
         """Number and store what was remembered. Nothing may follow in the transaction but its commit."""
-        if not self._remembered:
+        if not self._remembered and not self._skipping:
             return
-        totals: dict[str, int] = {}
+        totals = dict.fromkeys(self._skipping, 1)
         rows = [_row(event, totals) for event in self._remembered]
         self._remembered.clear()
+        self._skipping.clear()
         if self._connection.is_sqlite:
             await self._write_in_two_steps(rows, totals)
         else:
             if len(totals) > 1:
                 await self._hold(list(totals))
-            arrays = {name: [row[name] for row in rows] for name in rows[0]}
+            arrays = {name: [row[name] for row in rows] for name in STORED}
             await self._connection.execute(_WRITE, {"owner": list(totals), "total": list(totals.values())} | arrays)
 
     async def newest(self, user_id: str) -> int:
@@ -99,7 +106,8 @@ class SqlFeed:
         newest = {row.id: row.event_seq for row in found}
         for row in rows:
             row["seq"] = newest[row["user_id"]] - totals[row["user_id"]] + row.pop("place")
-        await self._connection.execute(insert(conversation_events).values(at=self._connection.now()), rows)
+        if rows:
+            await self._connection.execute(insert(conversation_events).values(at=self._connection.now()), rows)
 
 
 def _row(event: Remembered, totals: dict[str, int]) -> dict[str, Any]:

@@ -114,6 +114,12 @@ class SqlReplies:
         row = (await self._connection.execute(query.where(_is(reply_id)))).one_or_none()
         return None if row is None else Progress(ReplyStatus(row.status), row.seq)
 
+    async def unsettled_of(self, user_id: str) -> list[str]:
+        live = with_user().where(conversations.c.user_id == user_id, replies.c.status.in_(LIVE))
+        query = live.with_only_columns(replies.c.id, maintain_column_froms=True)
+        query = query.order_by(replies.c.conversation_id, replies.c.id)
+        return list((await self._connection.execute(query)).scalars())
+
     async def unsettled_above(self, parent_id: str | None) -> list[str]:
         if parent_id is None:
             return []
@@ -176,10 +182,9 @@ def _begun(lease: Lease) -> dict[str, Any]:
 
 
 def with_user() -> Select[*tuple[Any, ...]]:
-    """Replies, with the user whose conversation each is in as `user_id`: that may have been given away meanwhile."""
-    own = (column for column in replies.c if column.name != "user_id")
-    user = conversations.c.user_id
-    return select(*own, user).join(conversations, conversations.c.id == replies.c.conversation_id)
+    """Replies, with the `user_id` of their conversations."""
+    own = [column for column in replies.c if column is not replies.c.user_id]
+    return select(*own, conversations.c.user_id).join(conversations, conversations.c.id == replies.c.conversation_id)
 
 
 def _claimable() -> Select[*tuple[Any, ...]]:

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql
 from domain.conversations import Change, MessagePart
 from domain.events import LoggedEvent, PartAdded, TextDelta
 from domain.ports import Clock
-from domain.replies import Attempt, Outcome, ReplyStatus
+from domain.replies import Attempt, HandOver, Lease, Outcome, ReplyStatus
 from domain.storage import FlushEntry, FlushReport
 from persistence.budgets import SqlBudgets
 from persistence.connection import AnyRow, Connection
@@ -24,6 +24,7 @@ from persistence.conversations import hold
 from persistence.endings import Ending, end_attempts
 from persistence.events import EVENT_ARRAYS, append_events, arrays_of, event_from, event_to_row
 from persistence.feed import SqlFeed
+from persistence.replies import with_user
 from persistence.tables import Id, conversations, replies, reply_events, workers
 
 Item = TypeVar("Item")
@@ -53,7 +54,9 @@ class SqlLog:
         ended = await self._hold(endings)
         mine = await self._append(owner, entries)
         now_ending = [(entry, outcome) for entry, outcome in endings if entry.lease.key in mine]
-        await self._end(now_ending)
+        await end_attempts(self._connection, now_ending, self._clock.now())
+        for entry, outcome in now_ending:
+            self._ended(entry.lease, outcome, ended[entry.lease.reply_id].user_id)
         return FlushReport(
             tuple(entry.lease.key in mine or _ended_by(entry, ended.get(entry.lease.reply_id)) for entry in entries),
             frozenset(key for key, stop_requested in mine.items() if stop_requested),
@@ -62,7 +65,8 @@ class SqlLog:
     async def settle(self, entry: FlushEntry) -> None:
         assert isinstance(entry.outcome, Outcome)
         await append_events(self._connection, [event_to_row(entry.lease.reply_id, e) for e in entry.events])
-        await self._end([(entry, entry.outcome)])
+        await end_attempts(self._connection, [(entry, entry.outcome)], self._clock.now())
+        self._ended(entry.lease, entry.outcome, entry.lease.user_id)
 
     async def begin(self, reply_id: str, parts: Sequence[MessagePart]) -> None:
         pairs = [(PartAdded(part.index, part.kind), TextDelta(part.index, part.text)) for part in parts]
@@ -82,22 +86,21 @@ class SqlLog:
         return (await self._connection.execute(delete(reply_events).where(theirs))).rowcount
 
     async def _hold(self, endings: Sequence[Ending]) -> Mapping[str, AnyRow]:
-        """Lock the replies that end, after their conversations, and say how they stand."""
+        """Lock the replies that end, after their conversations, and say how they stand and whose they are by now."""
         if not endings:
             return {}
         theirs = sorted({entry.lease.conversation_id for entry, _ in endings})
         await hold(self._connection, self._connection.among(conversations.c.id, theirs))
         ids = [entry.lease.reply_id for entry, _ in endings]
-        query = select(*_CHECKED).where(self._connection.among(replies.c.id, ids)).order_by(replies.c.id)
-        rows = (await self._connection.execute(query.with_for_update(key_share=True))).all()
+        query = with_user().with_only_columns(*_CHECKED, maintain_column_froms=True)
+        query = query.where(self._connection.among(replies.c.id, ids)).order_by(replies.c.id)
+        rows = (await self._connection.execute(query.with_for_update(key_share=True, of=replies))).all()
         return {row.id: row for row in rows}
 
-    async def _end(self, endings: Sequence[Ending]) -> None:
-        await end_attempts(self._connection, endings, self._clock.now())
-        for entry, ended in endings:
-            lease = entry.lease
-            self._budgets.spend(lease.user_id, ended.usage)
-            self._feed.add(lease.user_id, Change.MESSAGE_UPDATED, lease.conversation_id, lease.reply_id)
+    def _ended(self, lease: Lease, ended: Outcome | HandOver, user_id: str) -> None:
+        """Who the reply was begun for pays; whose it is by now is told."""
+        self._budgets.spend(lease.user_id, ended.usage)
+        self._feed.add(user_id, Change.MESSAGE_UPDATED, lease.conversation_id, lease.reply_id)
 
     async def _append(self, owner: str, entries: Sequence[FlushEntry]) -> dict[Attempt, bool]:
         """Append what the owner may; the leases that it has, and whether somebody wants each stopped."""
@@ -144,6 +147,7 @@ class SqlLog:
 _CHECKED = (
     *(replies.c.id, replies.c.attempt, replies.c.stop_requested),
     *(replies.c.status, replies.c.finish_reason, replies.c.error_code, replies.c.last_seq),
+    conversations.c.user_id,
 )
 _EVENT = tuple(column for column in reply_events.c if column.name != "reply_id")
 

@@ -13,9 +13,13 @@ Text that grows is never rewritten: a live reply's text is in `reply_events` onl
 Everything a conversation owns goes with it by ON DELETE CASCADE, but no row goes with its parent message: SQLite
 follows a chain of cascades only to a depth of 1,000, and a conversation may be longer.
 
+The unique indexes of `users` are partial: else PostgreSQL takes their columns for ones that foreign keys may point to,
+and a change of an address would wait for everybody who adds something of that user, and they for it.
+
 What live replies may still spend is reserved on their own rows: an end of a reply ends its reservation.
 
-`replies.user_id` is that of its conversation, for the index of live replies; null where an older server added the row or saw it end.
+`replies.user_id` is that of its conversation when it was added, for the index of live replies; null where an older
+server added the row or saw it end.
 `replies.swept` says that the log is gone: so a sweep looks at what is new, not at every reply that ever ended.
 """
 
@@ -83,6 +87,8 @@ class Instant(TypeDecorator[datetime]):
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 DELETED = text("deleted_at IS NOT NULL")
+HAS_EMAIL = text("email IS NOT NULL")
+HAS_SUBJECT = text("subject IS NOT NULL")
 LIVE = text("status IN ('QUEUED', 'STREAMING')")
 
 users = Table(
@@ -97,10 +103,19 @@ users = Table(
     Column("issuer", String(255)),
     Column("subject", String(255)),
     Column("deleted_at", Instant),
-    Index("uq_users_email", "email", unique=True),
-    Index("uq_users_issuer_subject", "issuer", "subject", unique=True),
+    Index("uq_users_email", "email", unique=True, sqlite_where=HAS_EMAIL, postgresql_where=HAS_EMAIL),
+    Index(
+        "uq_users_issuer_subject",
+        "issuer",
+        "subject",
+        unique=True,
+        sqlite_where=HAS_SUBJECT,
+        postgresql_where=HAS_SUBJECT,
+    ),
     Index("ix_users_deleted_at", "deleted_at", sqlite_where=DELETED, postgresql_where=DELETED),
 )
+PRESENT = users.c.deleted_at.is_(None)
+"""Of users: not deleted."""
 
 sessions = Table(
     "sessions",

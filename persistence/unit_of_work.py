@@ -8,6 +8,7 @@ from sqlalchemy import select
 from domain.ports import Clock
 from domain.storage import FlushEntry, FlushReport
 from persistence.accounts import SqlUsers
+from persistence.api_keys import SqlApiKeys
 from persistence.budgets import SqlBudgets
 from persistence.connection import Connection
 from persistence.conversations import SqlConversations
@@ -17,6 +18,7 @@ from persistence.keys import SqlIdempotencyKeys
 from persistence.messages import SqlMessages
 from persistence.rates import SqlRates
 from persistence.replies import SqlReplies
+from persistence.sessions import SqlSessions
 from persistence.streaming import SqlLog
 from persistence.workers import SqlWorkers
 
@@ -26,9 +28,11 @@ class SqlUnitOfWork:
         self._connection = connection
         self.feed = SqlFeed(connection)
         self.budgets = SqlBudgets(connection)
-        self.users = SqlUsers(connection)
+        self.users = SqlUsers(connection, clock)
+        self.sessions = SqlSessions(connection)
+        self.api_keys = SqlApiKeys(connection)
         self.rates = SqlRates(connection)
-        self.conversations = SqlConversations(connection)
+        self.conversations = SqlConversations(connection, self.feed)
         self.messages = SqlMessages(connection)
         self.replies = SqlReplies(connection, clock, self.feed)
         self.log = SqlLog(connection, clock, self.feed, self.budgets)

@@ -19,7 +19,17 @@ from uuid_utils import uuid4
 from domain.accounts import LOCAL_USER_ID
 from persistence import schema
 from persistence.database import Database, normalised
-from persistence.tables import conversation_events, conversations, idempotency_keys, users, workers
+from persistence.tables import (
+    api_keys,
+    conversation_events,
+    conversations,
+    idempotency_keys,
+    rates,
+    sessions,
+    token_usage,
+    users,
+    workers,
+)
 from persistence.unit_of_work import SqlStorage
 from tests.contracts.storing import SetClock, Shelf
 
@@ -50,6 +60,10 @@ async def new_database(url: str) -> str:
     name = f"test_{uuid4().hex}"
     await run_alone(url, f'CREATE DATABASE "{name}"')
     return normalised(url).set(database=name).render_as_string(hide_password=False)
+
+
+EMPTIED = (conversations, conversation_events, idempotency_keys, workers, sessions, api_keys, rates, token_usage)
+"""What the local user may own, and what nobody owns; all else goes with its user."""
 
 
 @dataclass
@@ -89,7 +103,7 @@ async def _emptied(prepared: Prepared, server: str) -> Database:
         await _migrated(prepared.postgresql)
     made = Database(prepared.postgresql)
     async with made.connect(writing=True) as connection:
-        for table in (conversations, conversation_events, idempotency_keys, workers):
+        for table in EMPTIED:
             await connection.execute(delete(table))
         await connection.execute(delete(users).where(users.c.id != LOCAL_USER_ID))
         await connection.execute(update(users).values(event_seq=0))

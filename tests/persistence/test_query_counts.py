@@ -84,8 +84,8 @@ async def test_an_idle_worker_sends_one_statement_for_each_question_and_two_for_
     async with shelf.storage.write() as work:
         await work.log.sweep(shelf.clock.later())
         await work.commit()
-    questions = ("claim", "held", "beat", "sweep", "purge", "keys", "feed", "orphans")
-    assert [await statements(ask) for ask in questions] == [1, 1, 1, 1, 1, 1, 1, 2]
+    questions = ("claim", "held", "beat", "sweep", "purge", "users", "rates", "keys", "feed", "orphans")
+    assert [await statements(ask) for ask in questions] == [1, 1, 1, 1, 1, 1, 1, 1, 1, 2]
 
 
 async def _idle(work: UnitOfWork, ask: str) -> None:
@@ -102,6 +102,10 @@ async def _idle(work: UnitOfWork, ask: str) -> None:
             await work.log.sweep(LATER)
         case "purge":
             await work.conversations.purge(LATER)
+        case "users":
+            await work.users.purge()
+        case "rates":
+            await work.rates.sweep()
         case "keys":
             await work.keys.sweep(LATER)
         case _:

@@ -2,8 +2,9 @@
 
 import re
 import sqlite3
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+from domain.accounts import ApiKey, Session, User
 from domain.conversations import PageRequest
 from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, Shelf, only_sqlite
 from tests.persistence.statements import Sent, sent_statements
@@ -16,7 +17,13 @@ GROWING = {
     "reply_attempts",
     "idempotency_keys",
     "conversation_events",
+    "users",
+    "sessions",
+    "refresh_tokens",
+    "api_keys",
+    "rates",
 }
+AN_HOUR = timedelta(hours=1)
 
 
 def scans(file: str, statement: str, parameters: object) -> list[str]:
@@ -73,6 +80,50 @@ async def everything(shelf: Shelf) -> list[Sent]:
             await work.conversations.purge(BEGINNING + timedelta(days=1))
             await work.commit()
     return sent
+
+
+async def everything_of_accounts(shelf: Shelf) -> list[Sent]:
+    """What is sent while an account lives and is deleted."""
+    user = User("user_1", None, BEGINNING, "ada@example.org", "https://id.example", "42")
+    session = Session("sess_1", user.id, None, BEGINNING, BEGINNING, datetime.now(UTC) + AN_HOUR)
+    with sent_statements() as sent:
+        async with shelf.storage.write() as work:
+            await work.users.add(user, "hash")
+            await work.users.get(user.id)
+            await work.users.by_email("ada@example.org")
+            await work.users.by_subject("https://id.example", "42")
+            await work.users.page(user.id, 20)
+            await work.sessions.add(session, "first")
+            token = await work.sessions.by_token("first")
+            assert token is not None
+            await work.sessions.rotate(token, "second", BEGINNING, session.expires_at)
+            await work.sessions.alive([session.id])
+            await work.sessions.of_user(user.id)
+            await work.sessions.revoke_all(user.id, session.id)
+            await work.sessions.revoke(user.id, session.id)
+            await work.sessions.sweep()
+            await work.api_keys.add(ApiKey("key_1", user.id, "ci", "tk_1", BEGINNING), "key")
+            await work.api_keys.by_hash("key")
+            await work.api_keys.alive(["key_1"])
+            await work.api_keys.of_user(user.id)
+            await work.api_keys.touch("key_1", BEGINNING)
+            await work.rates.hit("login:me", 3, AN_HOUR)
+            await work.rates.count("login:me", AN_HOUR)
+            await work.rates.sweep()
+            await work.conversations.give(ME, user.id)
+            await work.replies.unsettled_of(user.id)
+            await work.users.delete(user.id)
+            await work.users.purge()
+            await work.commit()
+    return sent
+
+
+@only_sqlite
+async def test_no_unit_reads_a_growing_table_of_accounts_from_end_to_end(shelf: Shelf) -> None:
+    await shelf.conversation()
+    sent = await everything_of_accounts(shelf)
+    plans = {statement: scans(str(shelf.database.file), statement, given) for statement, given in sent}
+    assert {statement: found for statement, found in plans.items() if found} == {}
 
 
 @only_sqlite

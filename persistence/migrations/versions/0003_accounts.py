@@ -3,6 +3,8 @@
 Revision: 0003, after 0002
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -13,8 +15,10 @@ ID = sa.String(48)
 INSTANT = sa.DateTime(timezone=True)
 JSON = sa.JSON().with_variant(sa.dialects.postgresql.JSONB(), "postgresql")
 DELETED = sa.text("deleted_at IS NOT NULL")
+HAS_EMAIL = sa.text("email IS NOT NULL")
+HAS_SUBJECT = sa.text("subject IS NOT NULL")
 LIVE = sa.text("status IN ('QUEUED', 'STREAMING')")
-OF_USERS = {
+OF_USERS: dict[str, sa.types.TypeEngine[Any]] = {
     "email": sa.String(254),
     "password_hash": sa.Text(),
     "issuer": sa.String(255),
@@ -26,8 +30,17 @@ OF_USERS = {
 def upgrade() -> None:
     for name, kind in OF_USERS.items():
         op.add_column("users", sa.Column(name, kind))
-    op.create_index("uq_users_email", "users", ["email"], unique=True)
-    op.create_index("uq_users_issuer_subject", "users", ["issuer", "subject"], unique=True)
+    op.create_index(
+        "uq_users_email", "users", ["email"], unique=True, sqlite_where=HAS_EMAIL, postgresql_where=HAS_EMAIL
+    )
+    op.create_index(
+        "uq_users_issuer_subject",
+        "users",
+        ["issuer", "subject"],
+        unique=True,
+        sqlite_where=HAS_SUBJECT,
+        postgresql_where=HAS_SUBJECT,
+    )
     op.create_index("ix_users_deleted_at", "users", ["deleted_at"], sqlite_where=DELETED, postgresql_where=DELETED)
     _sign_ins()
     _api_keys()
