@@ -1,4 +1,4 @@
-"""The Protocols of storage for accounts: users, sessions, API keys, and how often what was tried.
+"""The Protocols of storage for accounts: users, sessions, API keys, how often what was tried, and budgets.
 
 Each method's contract is in its docstring; implemented in `persistence/`. The unit of work they belong to is in
 `storage.py`.
@@ -6,10 +6,11 @@ Each method's contract is in its docstring; implemented in `persistence/`. The u
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Protocol
 
 from domain.accounts import ApiKey, Session, User
+from domain.replies import Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,10 @@ class Rates(Protocol):
         """How many there were in the last `window`, and when the oldest of them leaves it; holds nothing."""
         ...
 
+    async def hold(self, key: str) -> None:
+        """Hold the counter without counting."""
+        ...
+
     async def forgive(self, key: str) -> None:
         """Take the newest hit back."""
         ...
@@ -147,4 +152,35 @@ class Rates(Protocol):
 
     async def sweep(self) -> None:
         """Remove counters that count nothing any more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a user has and has used at one instant, all of it in one snapshot.
+
+    `live` counts the replies that are queued or streaming, but for those that somebody wants stopped; `reserved` is
+    what all of them may still spend. Days and months are those of UTC by the clock of all processes.
+    """
+
+    live: int
+    reserved: int
+    tokens_today: int
+    tokens_this_month: int
+    today: date
+
+
+class Budgets(Protocol):
+    """Tokens that users have spent, and those that their live replies have reserved.
+
+    Whatever stores the end of an attempt stores in the same transaction what it spent; a reply that goes back into
+    the queue keeps what is left of its reservation.
+    """
+
+    async def use(self, user_id: str, without: str | None = None) -> Use:
+        """`without` is a reply whose own reservation is left out."""
+        ...
+
+    async def reserve(self, lease: Lease, tokens: int) -> bool:
+        """Let the attempt spend so many in all. False when the lease was lost: then nothing was stored."""
         ...

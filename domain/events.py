@@ -155,6 +155,12 @@ def text_in(log: Iterable[LoggedEvent], attempt: int | None = None) -> str:
     return "".join(texts)
 
 
+def written_in(log: Iterable[LoggedEvent], attempt: int) -> str:
+    """All that one attempt wrote, reasoning too."""
+    mine = (logged.event for logged in log if logged.attempt == attempt)
+    return "".join(event.text for event in mine if isinstance(event, TextDelta))
+
+
 def joined(events: Iterable[LoggedEvent]) -> list[LoggedEvent]:
     """The same events with neighbouring deltas of one part and one attempt made one; it has the last one's number."""
     result: list[LoggedEvent] = []

@@ -8,15 +8,16 @@ other replies.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 from domain.conversations import PartKind
-from domain.errors import ProviderError, StorageError, Unavailable
+from domain.errors import ProviderError, QuotaExceeded, StorageError, Unavailable
 from domain.events import LoggedEvent, PartAdded, Retrying, TextDelta, folded, text_in
 from domain.journal import STORAGE_PATIENCE_SECONDS, Halt, Journal, Tail
+from domain.limits import Allowances
 from domain.models import (
     ChatChunk,
     ChatRequest,
@@ -27,7 +28,7 @@ from domain.models import (
     TextChunk,
 )
 from domain.ports import ChatModel, Clock, Telemetry, TokenCounter
-from domain.prompting import Prompter, count_tokens
+from domain.prompting import Prompter, count_tokens, most_tokens
 from domain.replies import (
     INTERNAL,
     INTERRUPTED,
@@ -45,6 +46,7 @@ from domain.seam import Seam
 from domain.storage import WHOLE_LOG, Storage, UnitOfWork
 
 Found = TypeVar("Found")
+Unit = Callable[[], AbstractAsyncContextManager[UnitOfWork]]
 MAX_CUTS = 2
 """So often an answer that was cut is asked for again in one attempt."""
 CUT_PAUSE_SECONDS = 1.0
@@ -66,8 +68,12 @@ class Notes:
     cuts: int = 0
     spent: Usage = field(default_factory=Usage)
     """Of the requests that were cut."""
-    shown_before: int = 0
-    """Characters of the answer that were there before the running request."""
+    reserved: int = 0
+    """Of the user's budget, for the whole attempt; 0 where nothing is."""
+    written: list[str] = field(default_factory=list)
+    """What the running request has answered, reasoning too."""
+    asked: bool = False
+    """Whether a request runs."""
     next_request_at: datetime | None = None
     accepted: bool = False
     """Whether the running request got as far as costing tokens."""
@@ -85,6 +91,7 @@ class ReplyGenerator:
         model: ChatModel,
         tokens: TokenCounter,
         prompter: Prompter,
+        allowances: Allowances,
         clock: Clock,
         telemetry: Telemetry,
         recovery: Recovery,
@@ -94,6 +101,7 @@ class ReplyGenerator:
         self._model = model
         self._tokens = tokens
         self._prompter = prompter
+        self._allowances = allowances
         self._clock = clock
         self._telemetry = telemetry
         self._recovery = recovery
@@ -103,7 +111,7 @@ class ReplyGenerator:
         """Make the reply and store its end. True when that is committed, False when the lease was lost or given up."""
         log = [] if lease.fresh else await self._log(lease)
         tail = self._journal.open(lease, folded(log))
-        notes = Notes(begun=text_in(log, attempt=0))
+        notes = Notes(begun=text_in(log, attempt=0), reserved=lease.reserved_tokens)
         answering = asyncio.create_task(self._answer(lease, tail, notes))
         tail.bind(answering)
         outcome: Outcome | HandOver
@@ -116,6 +124,8 @@ class ReplyGenerator:
         except ProviderError as error:
             self._telemetry.provider_failed(lease, error)
             outcome = await self._failed(tail, notes, ReplyError.from_provider(error))
+        except QuotaExceeded as error:
+            outcome = await self._failed(tail, notes, ReplyError.from_quota(error, self._clock.now()))
         except (StorageError, Unavailable):
             outcome = await self._failed(tail, notes, STORAGE_FAILED)
         except Exception as error:
@@ -152,8 +162,9 @@ class ReplyGenerator:
         """One request, from the end of what is there already."""
         unfinished = tail.text_so_far()
         request = await self._request(lease, unfinished, notes)
+        await self._afford(tail, notes, request)
         notes.requests += 1
-        notes.shown_before = len(unfinished)
+        notes.asked = True
         writer.begin(unfinished)
         finish: FinishChunk | None = None
         async with aclosing(self._model.stream(request)) as chunks:
@@ -182,16 +193,32 @@ class ReplyGenerator:
 
         return await self._patiently(read)
 
+    async def _afford(self, tail: Tail, notes: Notes, request: ChatRequest) -> None:
+        """See to it that the request is paid for by what is reserved. Raises QuotaExceeded."""
+        going_on = bool(request.unfinished)
+        most = notes.spent.total_tokens + most_tokens(notes.input_tokens, request.params, going_on=going_on)
+        if most <= notes.reserved or not self._allowances.limits_tokens_of(tail.lease.user_id):
+            return
+
+        async def extend(work: UnitOfWork) -> bool:
+            extended = await self._allowances.extend(work, tail.lease, most)
+            await work.commit()
+            return extended
+
+        if not await self._patiently(extend, self._storage.write):
+            tail.stop(Halt.LOST)
+        notes.reserved = most
+
     async def _log(self, lease: Lease) -> list[LoggedEvent]:
         return await self._patiently(lambda work: work.log.after(lease.reply_id, 0, WHOLE_LOG))
 
-    async def _patiently(self, read: Callable[[UnitOfWork], Awaitable[Found]]) -> Found:
-        """Read, while the database may be away for as long as the journal bears it."""
+    async def _patiently(self, do: Callable[[UnitOfWork], Awaitable[Found]], unit: Unit | None = None) -> Found:
+        """Read, or do what `unit` is for, while the database may be away for as long as the journal bears it."""
         deadline = self._journal.clock() + STORAGE_PATIENCE_SECONDS
         while True:
             try:
-                async with self._reading, self._storage.read() as work:
-                    return await read(work)
+                async with self._reading, (unit or self._storage.read)() as work:
+                    return await do(work)
             except (StorageError, Unavailable):
                 if self._journal.clock() > deadline:
                     raise
@@ -209,13 +236,16 @@ class ReplyGenerator:
         seconds = min(seconds, LONGEST_PAUSE_SECONDS)
         notes.cuts += 1
         notes.spent += await self._spent(tail, notes)
-        notes.accepted = False
+        notes.written.clear()
+        notes.asked = notes.accepted = False
         tail.append(Retrying(notes.requests + 1, round(1000 * seconds)))
         await asyncio.sleep(seconds)
 
     # ── ends ──
 
     async def _halted(self, tail: Tail, notes: Notes) -> Outcome | HandOver:
+        """Of a request that has a budget to keep to and got no answer yet, the worst is believed: that it costs."""
+        notes.accepted |= notes.asked and notes.reserved > 0 and not self._waits(notes)
         if tail.halt is Halt.STOP:
             return await self._outcome(tail, notes, ReplyStatus.STOPPED, FinishReason.STOPPED_BY_USER)
         if tail.halt is Halt.STORAGE:
@@ -234,7 +264,7 @@ class ReplyGenerator:
             status,
             reason,
             usage=notes.spent + await self._spent(tail, notes),
-            requests=notes.requests - (notes.next_request_at is not None and self._clock.now() < notes.next_request_at),
+            requests=notes.requests - self._waits(notes),
             request_id=notes.request_id,
             first_token_at=notes.first_token_at,
             reasoning_ms=notes.reasoning_ms,
@@ -243,9 +273,12 @@ class ReplyGenerator:
 
     async def _spent(self, tail: Tail, notes: Notes) -> Usage:
         """Our own count for the running request."""
-        written = tail.text_so_far()[notes.shown_before :]
-        tokens = await count_tokens(self._tokens, tail.lease.settings.model or "", written)
+        tokens = await count_tokens(self._tokens, tail.lease.settings.model or "", "".join(notes.written))
         return Usage(notes.input_tokens if notes.accepted else 0, tokens, estimated=True)
+
+    def _waits(self, notes: Notes) -> bool:
+        """Whether the running request is still to be made again."""
+        return notes.next_request_at is not None and self._clock.now() < notes.next_request_at
 
 
 class PartWriter:
@@ -272,8 +305,10 @@ class PartWriter:
     def write(self, chunk: ChatChunk) -> None:
         match chunk:
             case TextChunk(text):
+                self._notes.written.append(text)
                 self._append(PartKind.TEXT, self._seam.feed(text))
             case ReasoningChunk(text):
+                self._notes.written.append(text)
                 self._append(PartKind.REASONING, text)
             case RequestStarted(request_id):
                 self._notes.accepted = True

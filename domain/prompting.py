@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from domain.conversations import GenerationSettings, Message, PartKind, Role
+from domain.conversations import GenerationSettings, Message, ModelParams, PartKind, Role
 from domain.errors import ProviderError, ReplyErrorCode
 from domain.models import Model, PromptMessage
 from domain.ports import ChatModel, TokenCounter
@@ -22,6 +22,10 @@ MESSAGE_OVERHEAD = 4
 ANSWER_SHARE = 4
 """Without maxTokens a quarter of the window, at most ANSWER_TOKENS, is kept free for the answer."""
 ANSWER_TOKENS = 4_096
+PRIMING = 3
+"""Tokens with which every answer is primed, by the same cookbook."""
+GOING_ON = 64
+"""What asking to go on with an answer costs beside its text: at most two messages, one of them the request itself."""
 LONG_TEXT = 4_000
 
 
@@ -78,6 +82,12 @@ def fit(
     return Prompt(tuple(system + spoken_messages + wish), used + system_cost, len(spoken) - len(chosen))
 
 
+def most_tokens(input_tokens: int, params: ModelParams, *, going_on: bool) -> int:
+    """The most that one request costs, counted as the model's own tokens are: where they are not known, about."""
+    answer = params.max_tokens or ANSWER_TOKENS
+    return input_tokens + PRIMING + (GOING_ON if going_on else 0) + answer
+
+
 def _texts(message: Message) -> tuple[str, ...]:
     return tuple(part.text for part in message.parts if part.kind is PartKind.TEXT and part.text)
 
@@ -94,7 +104,35 @@ class Prompter:
 
         Raises ProviderError when the model is not offered any more.
         """
-        settings = lease.settings
+        model, allowed = await self._room(lease.settings, begun_tokens)
+        history = await work.messages.newest(lease.reply_id, _bound(allowed), MESSAGE_OVERHEAD)
+        prompt = fit(history, lease.settings, allowed, lease.instruction)
+        return model, replace(prompt, input_tokens=prompt.input_tokens + await self._wish(model, lease.instruction))
+
+    async def input_tokens(self, work: UnitOfWork, lease: Lease) -> int:
+        """What the prompt of a first request cost, by our own count; 0 when the model is not offered any more."""
+        try:
+            _, prompt = await self.prompt(work, lease)
+        except ProviderError:
+            return 0
+        return prompt.input_tokens
+
+    async def most(
+        self,
+        work: UnitOfWork,
+        reply_id: str,
+        settings: GenerationSettings,
+        instruction: str | None,
+        begun_tokens: int,
+    ) -> int:
+        """The most that a first request for the reply costs, with the messages above it as they are now."""
+        model, allowed = await self._room(settings, begun_tokens)
+        history = await work.messages.weight(reply_id, _bound(allowed), MESSAGE_OVERHEAD)
+        system = allowed.system_tokens + MESSAGE_OVERHEAD if settings.system_prompt else 0
+        asked = history + system + await self._wish(model, instruction) + begun_tokens
+        return most_tokens(asked, settings.params, going_on=begun_tokens > 0)
+
+    async def _room(self, settings: GenerationSettings, begun_tokens: int) -> tuple[Model, Budget]:
         model = next((m for m in self._model.models() if m.name == settings.model), None)
         if model is None:
             raise ProviderError(
@@ -106,14 +144,11 @@ class Prompter:
         allowed = budget(model, settings, system_tokens)
         if begun_tokens and allowed.history is not None:
             allowed = replace(allowed, history=max(0, allowed.history - begun_tokens))
-        room = allowed.history if allowed.history is not None else 2**31
-        history = await work.messages.newest(lease.reply_id, room, MESSAGE_OVERHEAD)
-        return model, fit(history, settings, allowed, lease.instruction)
+        return model, allowed
 
-    async def input_tokens(self, work: UnitOfWork, lease: Lease) -> int:
-        """What the prompt of a first request cost, by our own count; 0 when the model is not offered any more."""
-        try:
-            _, prompt = await self.prompt(work, lease)
-        except ProviderError:
-            return 0
-        return prompt.input_tokens
+    async def _wish(self, model: Model, instruction: str | None) -> int:
+        return await count_tokens(self._tokens, model.name, instruction) + MESSAGE_OVERHEAD if instruction else 0
+
+
+def _bound(allowed: Budget) -> int:
+    return allowed.history if allowed.history is not None else 2**31

@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from domain.conversations import GenerationSettings
-from domain.errors import ProviderError, ReplyErrorCode
+from domain.errors import ProviderError, QuotaExceeded, ReplyErrorCode
 
 
 class ReplyStatus(StrEnum):
@@ -70,8 +70,19 @@ class ReplyError:
 
     @classmethod
     def from_provider(cls, error: ProviderError) -> "ReplyError":
-        wait = None if error.retry_after is None else round(1000 * min(error.retry_after, LONGEST_WAIT_SECONDS))
+        wait = None if error.retry_after is None else _milliseconds(error.retry_after)
         return cls(error.code, error.message, error.retryable, wait)
+
+    @classmethod
+    def from_quota(cls, error: QuotaExceeded, now: datetime) -> "ReplyError":
+        """It may succeed when there are new tokens, unless it needs more than there ever are."""
+        again = error.quota.resets_at
+        wait = None if again is None else _milliseconds(max(0.0, (again - now).total_seconds()))
+        return cls(ReplyErrorCode.QUOTA_EXCEEDED, error.message, again is not None, wait)
+
+
+def _milliseconds(wait: float) -> int:
+    return round(1000 * min(wait, LONGEST_WAIT_SECONDS))
 
 
 INTERRUPTED = ReplyError(

@@ -38,8 +38,9 @@ from domain.inputs import (
     SendMessage,
     fingerprint,
 )
+from domain.limits import Allowances
 from domain.ports import Clock, Ids, Notifier, TokenCounter
-from domain.prompting import MESSAGE_OVERHEAD, budget, count_tokens
+from domain.prompting import MESSAGE_OVERHEAD, Prompter, budget, count_tokens
 from domain.replies import FinishReason, Reply, ReplyStatus
 from domain.storage import Storage, UnitOfWork
 from domain.streaming import ReplyStream
@@ -76,6 +77,8 @@ class ReplyService:
         conversations: ConversationService,
         stream: ReplyStream,
         tokens: TokenCounter,
+        prompter: Prompter,
+        allowances: Allowances,
         clock: Clock,
         ids: Ids,
         rules: Rules,
@@ -85,6 +88,8 @@ class ReplyService:
         self._conversations = conversations
         self._stream = stream
         self._tokens = tokens
+        self._prompter = prompter
+        self._allowances = allowances
         self._clock = clock
         self._ids = ids
         self._rules = rules
@@ -199,7 +204,7 @@ class ReplyService:
         command: SendMessage | EditMessage | RegenerateReply | ContinueReply,
         store: Callable[[UnitOfWork], Awaitable[Sent]],
     ) -> Sent:
-        """One unit of work, done at most once per idempotency key; then the bell."""
+        """One unit of work, done and counted at most once per idempotency key; then the bell."""
         key = command.idempotency_key
         async with self._storage.write() as work:
             if key is not None:
@@ -211,6 +216,7 @@ class ReplyService:
                     return Sent(
                         result["conversation_id"] or "", result["message_id"], result["reply_id"] or "", replayed=True
                     )
+            await self._allowances.count_send(work, user_id)
             sent = await store(work)
             if key is not None:
                 ids = {name: value for name, value in asdict(sent).items() if name != "replayed"}
@@ -285,11 +291,19 @@ class ReplyService:
             stop_requested=False,
             queued_at=now,
         )
-        await work.replies.add(reply)
+        begun = 0 if beginning is None else beginning.token_count
+        await work.replies.add(reply, await self._reserved(work, conversation.user_id, reply, begun))
         if beginning is not None:
             await work.log.begin(reply_id, beginning.parts)
         work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, reply_id)
         return reply_id
+
+    async def _reserved(self, work: UnitOfWork, user_id: str, reply: Reply, begun_tokens: int) -> int:
+        """What the reply has to reserve, with the messages above it as they are now."""
+        tokens = 0
+        if self._allowances.limits_tokens_of(user_id):
+            tokens = await self._prompter.most(work, reply.id, reply.settings, reply.instruction, begun_tokens)
+        return await self._allowances.reserve(work, user_id, tokens)
 
     async def _touch(self, work: UnitOfWork, conversation: Conversation) -> None:
         now = self._clock.now()

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from domain.errors import StorageError, Unavailable
-from domain.events import Finished, LoggedEvent, fold, text_in
+from domain.events import Finished, LoggedEvent, fold, text_in, written_in
 from domain.ports import Ids, Notifier, Telemetry, TokenCounter
 from domain.prompting import Prompter, count_tokens
 from domain.replies import INTERRUPTED, FinishReason, HandOver, Lease, Outcome, Owner, Recovery, ReplyStatus, Usage
@@ -163,9 +163,14 @@ class Rescuer:
         await work.log.settle(FlushEntry(lease, (finished,), outcome, parts))
 
     async def _spent(self, work: UnitOfWork, lease: Lease, log: Sequence[LoggedEvent]) -> HandOver:
-        """What the lost attempt cost, as far as its log can tell: nothing shown counts as nothing used."""
+        """What the lost attempt cost, as far as its log can tell: one that answered nothing counts as not asked.
+
+        Where there is a budget to keep to, the worst is believed: that it was asked.
+        """
         model = lease.settings.model or ""
-        written = await count_tokens(self._tokens, model, text_in(log, lease.attempt))
+        written = await count_tokens(self._tokens, model, written_in(log, lease.attempt))
         shown = await count_tokens(self._tokens, model, text_in(log))
-        asked = await self._prompter.input_tokens(work, lease) + shown - written if written else 0
-        return HandOver(Usage(asked, written, estimated=True), requests=1, token_count=shown)
+        mine = await count_tokens(self._tokens, model, text_in(log, lease.attempt))
+        asked = written > 0 or lease.reserved_tokens > 0
+        prompt = await self._prompter.input_tokens(work, lease) + shown - mine if asked else 0
+        return HandOver(Usage(prompt, written, estimated=True), requests=1, token_count=shown)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from domain.account_storage import ApiKeys, Rates, Sessions, Users
+from domain.account_storage import ApiKeys, Budgets, Rates, Sessions, Users
 from domain.conversations import Change, Conversation, ConversationEvent, Message, MessagePart, Page, PageRequest
 from domain.events import LoggedEvent
 from domain.replies import Attempt, HandOver, Held, Lease, Outcome, Progress, Reply, ReplyStatus
@@ -106,6 +106,10 @@ class Messages(Protocol):
         `overhead` is what each message costs beside its text, in tokens. One without tokens costs nothing: it has no
         text, and prompts leave it out.
         """
+        ...
+
+    async def weight(self, message_id: str, token_budget: int, overhead: int) -> int:
+        """The tokens of what `newest` gives, each message with its overhead."""
         ...
 
     async def children(self, keys: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], list[str]]:
@@ -291,6 +295,8 @@ class UnitOfWork(Protocol):
     def api_keys(self) -> ApiKeys: ...
     @property
     def rates(self) -> Rates: ...
+    @property
+    def budgets(self) -> Budgets: ...
     @property
     def conversations(self) -> Conversations: ...
     @property

@@ -20,6 +20,7 @@ from domain.conversation_service import ConversationService
 from domain.conversations import Conversation, Message
 from domain.errors import DomainError, Unauthenticated
 from domain.feed import ConversationFeed
+from domain.limits import Allowances
 from domain.reply_service import ReplyService, Sent
 from domain.streaming import ReplyStream
 
@@ -48,6 +49,7 @@ class Services:
     replies: ReplyService
     stream: ReplyStream
     feed: ConversationFeed
+    allowances: Allowances
     facts: ServerFacts
     observe: Observe
     """Told of every operation: its root field, its type, and "ok" or "error"."""

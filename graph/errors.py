@@ -13,6 +13,7 @@ from graphql import GraphQLError
 
 from domain import errors as domain
 from graph.messages import Message
+from graph.quotas import Quota
 
 strawberry.enum(domain.ErrorCode)
 Unexpected = Callable[[str, BaseException], None]
@@ -70,6 +71,11 @@ class UnavailableError(UserError):
     pass
 
 
+@strawberry.type(description="A limit of the user is reached: `quota` says which, and when there is more.")
+class QuotaExceededError(UserError):
+    quota: Quota
+
+
 ERROR_TYPES = (
     InvalidInputError,
     NotFoundError,
@@ -79,6 +85,7 @@ ERROR_TYPES = (
     UnavailableError,
     AccessError,
     RateLimitedError,
+    QuotaExceededError,
 )
 
 
@@ -91,6 +98,8 @@ def user_error(error: domain.DomainError) -> UserError:
             return ContextTooLongError(
                 code=code, message=message, path=path, input_tokens=error.input_tokens, limit=error.limit
             )
+        case domain.QuotaExceeded():
+            return QuotaExceededError(code=code, message=message, path=path, quota=Quota.of(error.quota))
         case domain.RateLimited(retry_after=seconds):
             return RateLimitedError(code=code, message=message, path=path, retry_after_ms=milliseconds(seconds))
         case _:

@@ -9,6 +9,7 @@ from graph.context import Context, Info
 from graph.conversations import ConversationConnection, conversation_page
 from graph.models import GenerationSettings
 from graph.nodes import Node
+from graph.quotas import Quota
 
 strawberry.enum(domain.AuthMethod)
 
@@ -81,6 +82,10 @@ class Viewer(Node):
         before: str | None = None,
     ) -> ConversationConnection:
         return await conversation_page(info, first, after, last, before)
+
+    @strawberry.field(description="What this viewer may have or use only so much of, and what is left of it.")
+    async def quotas(self, info: Info) -> list[Quota]:
+        return [Quota.of(quota) for quota in await info.context.services.allowances.quotas(self.id)]
 
     @strawberry.field(description="Where the viewer is signed in, last seen first.")
     async def sessions(self, info: Info) -> list[Session]:

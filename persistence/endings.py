@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, insert, update
+from sqlalchemy import bindparam, case, insert, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from domain.events import Finished, LoggedEvent, fold
@@ -35,7 +35,7 @@ async def put_back(
 ) -> bool:
     """Back into the queue: handed over, or, with the events that say so, rescued. False when the lease was lost.
 
-    One that somebody wants stopped ends there.
+    What is left of its reservation stays. One that somebody wants stopped ends there.
     """
     row = (await connection.execute(_put_back(lease, ended, rescues=int(bool(events))))).one_or_none()
     if row is None:
@@ -70,9 +70,11 @@ async def stop_in_queue(connection: Connection, row: AnyRow, at: datetime) -> No
 def _put_back(lease: Lease, ended: HandOver, rescues: int) -> ReturningUpdate[tuple[Any, ...]]:
     streaming = replies.c.status == ReplyStatus.STREAMING.value
     put_back = update(replies).where(replies.c.id == lease.reply_id, replies.c.attempt == lease.attempt, streaming)
+    left = replies.c.reserved_tokens - ended.usage.total_tokens
     return put_back.values(
         status=ReplyStatus.QUEUED.value,
         owner=None,
+        reserved_tokens=case((left > 0, left), else_=0),
         rescues=replies.c.rescues + rescues,
         requests=replies.c.requests + ended.requests,
     ).returning(replies)

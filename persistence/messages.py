@@ -7,7 +7,7 @@ parts and its cursor never disagree. The walks along the tree are in `persistenc
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, and_, insert, literal, or_, select
+from sqlalchemy import Select, and_, func, insert, literal, or_, select
 
 from domain.conversations import Message, Page, PageRequest, Role
 from domain.errors import InvalidInput
@@ -55,6 +55,10 @@ class SqlMessages:
     async def newest(self, message_id: str, token_budget: int, overhead: int) -> list[Message]:
         walk = newest_above(message_id, token_budget, overhead)
         return await self._load(_with_reply().join(walk, walk.c.id == messages.c.id).order_by(walk.c.n.desc()))
+
+    async def weight(self, message_id: str, token_budget: int, overhead: int) -> int:
+        walk = newest_above(message_id, token_budget, overhead)
+        return int((await self._connection.execute(select(func.coalesce(func.max(walk.c.total), 0)))).scalar_one())
 
     async def children(self, keys: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], list[str]]:
         found: dict[tuple[str, str | None], list[str]] = {key: [] for key in keys}

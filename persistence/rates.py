@@ -55,6 +55,9 @@ class SqlRates:
         counted = [] if counter is None else within(counter, window.total_seconds())
         return len(counted), _instant(counted[0]) + window if counted else None
 
+    async def hold(self, key: str) -> None:
+        await self._held(key)
+
     async def forgive(self, key: str) -> None:
         counter = await self._read(self._of(key).with_for_update())
         if counter is not None:

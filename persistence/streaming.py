@@ -16,8 +16,9 @@ from sqlalchemy.dialects import postgresql
 from domain.conversations import Change, MessagePart
 from domain.events import LoggedEvent, PartAdded, TextDelta
 from domain.ports import Clock
-from domain.replies import Attempt, Lease, Outcome, ReplyStatus
+from domain.replies import Attempt, HandOver, Lease, Outcome, ReplyStatus
 from domain.storage import FlushEntry, FlushReport
+from persistence.budgets import SqlBudgets
 from persistence.connection import AnyRow, Connection
 from persistence.conversations import hold
 from persistence.endings import Ending, end_attempts
@@ -39,10 +40,11 @@ def batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
 
 
 class SqlLog:
-    def __init__(self, connection: Connection, clock: Clock, feed: SqlFeed) -> None:
+    def __init__(self, connection: Connection, clock: Clock, feed: SqlFeed, budgets: SqlBudgets) -> None:
         self._connection = connection
         self._clock = clock
         self._feed = feed
+        self._budgets = budgets
 
     # ── writing ──
 
@@ -53,8 +55,8 @@ class SqlLog:
         mine = await self._append(owner, entries)
         now_ending = [(entry, outcome) for entry, outcome in endings if entry.lease.key in mine]
         await end_attempts(self._connection, now_ending, self._clock.now())
-        for lease in (entry.lease for entry, _ in now_ending):
-            self._tell(lease, ended[lease.reply_id].user_id)
+        for entry, outcome in now_ending:
+            self._ended(entry.lease, outcome, ended[entry.lease.reply_id].user_id)
         return FlushReport(
             tuple(entry.lease.key in mine or _ended_by(entry, ended.get(entry.lease.reply_id)) for entry in entries),
             frozenset(key for key, stop_requested in mine.items() if stop_requested),
@@ -64,7 +66,7 @@ class SqlLog:
         assert isinstance(entry.outcome, Outcome)
         await append_events(self._connection, [event_to_row(entry.lease.reply_id, e) for e in entry.events])
         await end_attempts(self._connection, [(entry, entry.outcome)], self._clock.now())
-        self._tell(entry.lease, entry.lease.user_id)
+        self._ended(entry.lease, entry.outcome, entry.lease.user_id)
 
     async def begin(self, reply_id: str, parts: Sequence[MessagePart]) -> None:
         pairs = [(PartAdded(part.index, part.kind), TextDelta(part.index, part.text)) for part in parts]
@@ -95,7 +97,9 @@ class SqlLog:
         rows = (await self._connection.execute(query.with_for_update(key_share=True, of=replies))).all()
         return {row.id: row for row in rows}
 
-    def _tell(self, lease: Lease, user_id: str) -> None:
+    def _ended(self, lease: Lease, ended: Outcome | HandOver, user_id: str) -> None:
+        """Who the reply was begun for pays; whose it is by now is told."""
+        self._budgets.spend(lease.user_id, ended.usage)
         self._feed.add(user_id, Change.MESSAGE_UPDATED, lease.conversation_id, lease.reply_id)
 
     async def _append(self, owner: str, entries: Sequence[FlushEntry]) -> dict[Attempt, bool]:

@@ -9,6 +9,7 @@ from domain.ports import Clock
 from domain.storage import FlushEntry, FlushReport
 from persistence.accounts import SqlUsers
 from persistence.api_keys import SqlApiKeys
+from persistence.budgets import SqlBudgets
 from persistence.connection import Connection
 from persistence.conversations import SqlConversations
 from persistence.database import Database
@@ -26,6 +27,7 @@ class SqlUnitOfWork:
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self.feed = SqlFeed(connection)
+        self.budgets = SqlBudgets(connection)
         self.users = SqlUsers(connection, clock)
         self.sessions = SqlSessions(connection)
         self.api_keys = SqlApiKeys(connection)
@@ -33,11 +35,12 @@ class SqlUnitOfWork:
         self.conversations = SqlConversations(connection, self.feed)
         self.messages = SqlMessages(connection)
         self.replies = SqlReplies(connection, clock, self.feed)
-        self.log = SqlLog(connection, clock, self.feed)
-        self.workers = SqlWorkers(connection, clock, self.feed)
+        self.log = SqlLog(connection, clock, self.feed, self.budgets)
+        self.workers = SqlWorkers(connection, clock, self.feed, self.budgets)
         self.keys = SqlIdempotencyKeys(connection, clock)
 
     async def commit(self) -> None:
+        await self.budgets.write()
         await self.feed.write()
         await self._connection.commit()
 

@@ -9,6 +9,7 @@ from domain.conversations import Change
 from domain.events import LoggedEvent, queued_again
 from domain.ports import Clock
 from domain.replies import HandOver, Lease, ReplyStatus
+from persistence.budgets import SqlBudgets
 from persistence.connection import AnyRow, Connection
 from persistence.endings import put_back
 from persistence.events import last_numbers
@@ -18,10 +19,11 @@ from persistence.tables import conversations, replies, workers
 
 
 class SqlWorkers:
-    def __init__(self, connection: Connection, clock: Clock, feed: SqlFeed) -> None:
+    def __init__(self, connection: Connection, clock: Clock, feed: SqlFeed, budgets: SqlBudgets) -> None:
         self._connection = connection
         self._clock = clock
         self._feed = feed
+        self._budgets = budgets
 
     async def enter(self, owner: str) -> None:
         await self._connection.execute(insert(workers).values(id=owner, beat_at=self._connection.now()))
@@ -80,4 +82,5 @@ class SqlWorkers:
         numbered = enumerate(queued_again(lease.attempt), lease.next_seq)
         logged = [LoggedEvent(seq, lease.attempt, event) for seq, event in numbered]
         if await put_back(self._connection, lease, ended, self._clock.now(), logged):
+            self._budgets.spend(lease.user_id, ended.usage)
             self._feed.add(lease.user_id, Change.MESSAGE_UPDATED, lease.conversation_id, lease.reply_id)

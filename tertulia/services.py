@@ -25,6 +25,7 @@ from domain.feed import ConversationFeed
 from domain.generation import ReplyGenerator
 from domain.inputs import Rules
 from domain.journal import Journal
+from domain.limits import Allowances, UserLimits
 from domain.ports import ChatModel, Clock, Ids, Notifier, TokenCounter
 from domain.prompting import Prompter
 from domain.relay import Relay
@@ -108,13 +109,16 @@ async def open_services(
         rules = Rules(settings.max_message_characters)
         defaults = _defaults(settings, model)
         conversations = ConversationService(storage, notifier, model, tokens, clock, ids, rules, defaults)
-        replies = ReplyService(storage, notifier, conversations, stream, tokens, clock, ids, rules)
         prompter, recovery = Prompter(model, tokens), settings.recovery
+        allowances = Allowances(storage, _user_limits(settings))
+        replies = ReplyService(
+            storage, notifier, conversations, stream, tokens, prompter, allowances, clock, ids, rules
+        )
         worker = ReplyWorker(
             background,
             notifier,
             journal,
-            ReplyGenerator(background, journal, model, tokens, prompter, clock, telemetry, recovery),
+            ReplyGenerator(background, journal, model, tokens, prompter, allowances, clock, telemetry, recovery),
             Rescuer(background, notifier, tokens, prompter, ids, telemetry, owner, recovery),
             clock,
             telemetry,
@@ -142,6 +146,7 @@ async def open_services(
             replies=replies,
             stream=stream,
             feed=feed,
+            allowances=allowances,
             facts=facts,
             observe=telemetry.operation,
             queued=telemetry.reply_queued,
@@ -294,6 +299,15 @@ def _defaults(settings: Settings, model: ChatModel) -> GenerationSettings:
         model=default.name,
         system_prompt=settings.system_prompt,
         params=ModelParams(temperature=settings.temperature, max_tokens=most),
+    )
+
+
+def _user_limits(settings: Settings) -> UserLimits:
+    return UserLimits(
+        settings.sends_per_minute or None,
+        settings.max_live_replies_per_user or None,
+        settings.tokens_per_day or None,
+        settings.tokens_per_month or None,
     )
 
 

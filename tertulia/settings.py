@@ -174,6 +174,24 @@ class Settings(BaseSettings):
         "on from there, `keep` lets it fail with its text.",
     )
     max_live_replies: int = Field(1_000, ge=1, description="Replies made at once by this process.")
+    sends_per_minute: int = Field(
+        30, ge=0, le=1_000, description="Messages that each user with an account may send in a minute; 0 for no limit."
+    )
+    max_live_replies_per_user: int = Field(
+        3, ge=0, le=1_000, description="Replies of each user with an account made at once; 0 for no limit."
+    )
+    tokens_per_day: int = Field(
+        2_000_000,
+        ge=0,
+        le=2_000_000_000,
+        description="Tokens that each user with an account may use in a day of UTC, input and output; 0 for no limit.",
+    )
+    tokens_per_month: int = Field(
+        20_000_000,
+        ge=0,
+        le=2_000_000_000,
+        description="Tokens that each user with an account may use in a month of UTC; 0 for no limit.",
+    )
     stream_retention: int = Field(600, ge=10, description="Seconds a reply's log is kept after its end.")
     event_retention: int = Field(
         24, ge=1, description="Hours a client may be away and still learn from conversationEvents all that happened."

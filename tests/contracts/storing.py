@@ -253,11 +253,18 @@ async def here(work: UnitOfWork, owner: str) -> None:
         await work.workers.enter(owner)
 
 
-async def add_reply(work: UnitOfWork, conversation_id: str, parent_id: str | None = None, **changes: Any) -> str:
+async def add_reply(
+    work: UnitOfWork,
+    conversation_id: str,
+    parent_id: str | None = None,
+    *,
+    reserved_tokens: int = 0,
+    **changes: Any,
+) -> str:
     message = a_message(conversation_id, parent_id, role=Role.ASSISTANT, parts=(), token_count=0)
     await work.messages.add(message)
     changes = {"behind_id": await work.replies.waits_for(parent_id)} | changes
-    await work.replies.add(a_reply(message, **changes))
+    await work.replies.add(a_reply(message, **changes), reserved_tokens)
     return message.id
 
 
