@@ -17,7 +17,7 @@ from persistence.notifier import LocalNotifier
 from persistence.unit_of_work import SqlStorage
 from tertulia.errors import SettingsError
 from tertulia.passwords import Argon2Hasher
-from tertulia.services import SystemClock, TimeOrderedIds, usable_database
+from tertulia.services import SystemClock, TimeOrderedIds, check_revision, usable_database
 from tertulia.settings import load_settings
 
 Result = TypeVar("Result")
@@ -75,7 +75,7 @@ def _password() -> str:
         answer: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
         return answer
     try:
-        return sys.stdin.readline().rstrip("\r\n")
+        return sys.stdin.buffer.readline().decode().rstrip("\r\n")
     except UnicodeDecodeError:
         _fail("The password on standard input is not UTF-8.")
 
@@ -99,6 +99,8 @@ async def _administer(work: Callable[[UserAdministration], Awaitable[Result]]) -
         stack.push_async_callback(database.close)
         if database.is_sqlite:
             await schema.upgrade(database)
+        else:
+            await check_revision(database)
         hasher = Argon2Hasher()
         stack.push_async_callback(hasher.aclose)
         clock = SystemClock()
