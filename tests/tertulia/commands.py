@@ -23,8 +23,13 @@ async def started(*arguments: str, **environment: str) -> Process:
     return await asyncio.create_subprocess_exec(*command, env=variables, stdin=PIPE, stdout=PIPE, stderr=PIPE)
 
 
-async def tertulia(*arguments: str, given: bytes = b"", **environment: str) -> Ended:
-    """Run a command to its end, with what is given on its standard input."""
+async def tertulia(*arguments: str, **environment: str) -> Ended:
+    """Run a command to its end, with nothing on its standard input."""
+    return await fed(b"", *arguments, **environment)
+
+
+async def fed(given: bytes, *arguments: str, **environment: str) -> Ended:
+    """The same with something on its standard input."""
     process = await started(*arguments, **environment)
     try:
         out, err = await asyncio.wait_for(process.communicate(given), 60)
