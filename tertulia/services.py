@@ -122,21 +122,9 @@ async def open_services(
             Rescuer(background, notifier, tokens, prompter, ids, telemetry, owner, recovery),
             clock,
             telemetry,
-            Retention(
-                timedelta(seconds=settings.stream_retention),
-                timedelta(days=settings.deleted_retention),
-                events=timedelta(hours=settings.event_retention),
-            ),
+            _retention(settings),
             settings.max_live_replies,
             owner,
-        )
-        facts = ServerFacts(
-            _version(),
-            settings.max_message_characters,
-            settings.stream_retention,
-            METHODS[settings.auth],
-            accounts.policy.registration_open,
-            settings.refresh_cookie,
         )
         services = Services(
             accounts=accounts,
@@ -147,7 +135,7 @@ async def open_services(
             stream=stream,
             feed=feed,
             allowances=allowances,
-            facts=facts,
+            facts=_facts(settings, accounts.policy.registration_open),
             observe=telemetry.operation,
             queued=telemetry.reply_queued,
         )
@@ -308,6 +296,25 @@ def _user_limits(settings: Settings) -> UserLimits:
         settings.max_live_replies_per_user or None,
         settings.tokens_per_day or None,
         settings.tokens_per_month or None,
+    )
+
+
+def _retention(settings: Settings) -> Retention:
+    return Retention(
+        timedelta(seconds=settings.stream_retention),
+        timedelta(days=settings.deleted_retention),
+        events=timedelta(hours=settings.event_retention),
+    )
+
+
+def _facts(settings: Settings, registration_open: bool) -> ServerFacts:
+    return ServerFacts(
+        _version(),
+        settings.max_message_characters,
+        settings.stream_retention,
+        METHODS[settings.auth],
+        registration_open,
+        settings.refresh_cookie,
     )
 
 
