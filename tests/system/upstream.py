@@ -19,7 +19,6 @@ from aiohttp import web
 
 from tests.system.tokens import Script, numbers
 
-
 CHARACTERS = 4
 """Of a token, by this endpoint's account."""
 

@@ -37,7 +37,7 @@ PAD = 24
 
 async def spend_a_budget(scale: float, seed: int, progress: Progress) -> Outcome:
     outcome, at_once = Outcome(), 50 if scale >= LONG else 20
-    async with cluster(processes(scale), **LIMITS) as servers:
+    async with cluster(processes(scale), proxied=False, command=("serve",), **LIMITS) as servers:
         await _sign_in(servers, "ann@example.org")
         accepted, refused = await _spend_all(servers, at_once, progress)
         cost = sum(call["usage"] for call in await servers.calls())
@@ -86,6 +86,7 @@ async def _kill_in_mid_reply(servers: Cluster, outcome: Outcome) -> None:
     reply_id = sent["reply"]["id"]
     before = await _used(servers)
     victim = await until(lambda: _owner_of(servers, reply_id))
+    assert victim is not None
     await victim.kill()
     killed = time.monotonic()
     query = """SELECT reserved_tokens, status, coalesce((SELECT sum(input_tokens + output_tokens) FROM reply_attempts
