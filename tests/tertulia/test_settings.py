@@ -21,6 +21,16 @@ WRONG = {
     "OPENAI_BASE_URL": ("ftp://s3cret@models", "http:// or https://"),
     "TERTULIA_CONTINUATION": ("guess", "'prefill' or 'instruct'"),
     "TERTULIA_PORT": ("eight", "a valid integer"),
+    "TERTULIA_AUTH": ("sso", "'none', 'password' or 'jwt'"),
+    "TERTULIA_REGISTRATION": ("yes", "'open' or 'closed'"),
+    "TERTULIA_REFRESH_COOKIE": ("perhaps", "a valid boolean"),
+    "TERTULIA_LOGINS_PER_ADDRESS": ("-1", "greater than or equal to 0"),
+    "TERTULIA_REGISTRATIONS_PER_ADDRESS": ("many", "a valid integer"),
+    "TERTULIA_ANONYMOUS_OPERATIONS_PER_ADDRESS": ("1.5", "a valid integer"),
+    "TERTULIA_SENDS_PER_MINUTE": ("1001", "less than or equal to 1000"),
+    "TERTULIA_MAX_LIVE_REPLIES_PER_USER": ("-1", "greater than or equal to 0"),
+    "TERTULIA_TOKENS_PER_DAY": ("-1", "greater than or equal to 0"),
+    "TERTULIA_TOKENS_PER_MONTH": ("2000000001", "less than or equal to 2000000000"),
     "TERTULIA_ALLOW_ANONYMOUS": ("perhaps", "a valid boolean"),
     "TERTULIA_ALLOWED_ORIGINS": ("chat.example.com", "write origins like https://chat.example.com"),
     "TERTULIA_ALLOWED_HOSTS": ("https://chat.example.com", "write names like chat.example.com"),
@@ -53,6 +63,11 @@ ANY_TEXT = {
     "OPENAI_API_KEY",
     "TERTULIA_CONFIG",  # read later: see the tests of the file
     "TERTULIA_CACHE_FOLDER",
+    "TERTULIA_SECRET_KEY",  # these five are read later: see test_safety.py
+    "TERTULIA_JWT_ISSUER",
+    "TERTULIA_JWT_AUDIENCE",
+    "TERTULIA_JWT_JWKS_URL",
+    "TERTULIA_JWT_PUBLIC_KEY",
     "TERTULIA_HOST",  # looked up when the server listens
     "TERTULIA_MODEL",  # compared with the models on offer
     "TERTULIA_SYSTEM_PROMPT",
