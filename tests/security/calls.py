@@ -58,7 +58,9 @@ def _mutation(name: str, answer: str, kinds: dict[Path, str], **more: Any) -> Ca
 ERRORS = "errors { __typename code message path ... on NotFoundError { id } }"
 CONVERSATION = "id title settings { systemPrompt } metadata messages { nodes { id text } } leaf { id }"
 MESSAGE = "id text role parent { id } siblings { id } children { id } conversation { id title }"
-NODE = f"__typename id ... on Conversation {{ {CONVERSATION} }} ... on Message {{ {MESSAGE} }} ... on Viewer {{ email }}"
+NODE = (
+    f"__typename id ... on Conversation {{ {CONVERSATION} }} ... on Message {{ {MESSAGE} }} ... on Viewer {{ email }}"
+)
 SENT = f"conversation {{ {CONVERSATION} }} reply {{ {MESSAGE} }}"
 PEOPLE = "viewer { id email conversations { nodes { id title } } sessions { id } apiKeys { id } }"
 
@@ -114,9 +116,7 @@ CALLS: dict[str, Call] = {
     "Mutation.deleteConversation": _mutation(
         "deleteConversation", "deletedId", {("input", "conversationId"): "conversation"}
     ),
-    "Mutation.register": Call(
-        REGISTER, lambda own: {"input": {"email": f"x{own.email}", "password": own.password}}
-    ),
+    "Mutation.register": Call(REGISTER, lambda own: {"input": {"email": f"x{own.email}", "password": own.password}}),
     "Mutation.login": Call(LOGIN, lambda own: {"input": {"email": own.email, "password": own.password}}),
     "Mutation.refreshSession": Call(REFRESH, lambda own: {"input": {"refreshToken": own.refresh}}),
     "Mutation.logout": Call(LOGOUT, lambda _own: {"input": {"everywhere": True}}),

@@ -13,12 +13,14 @@ from secrets import token_urlsafe
 from typing import Any
 
 from domain.ports import ChatModel
+from graph.transport import Limits
 from persistence import schema
 from persistence.database import Database
 from tests.graph.protocol import MULTIPART, SSE, Socket, raw_socket
 from tests.postgres import drop_database, new_database
 from tests.serving import Serving, serving, settings_for
 
+FRIEND = "https://friend.example"
 PASSWORD = "correct horse battery"
 SIGNED_IN = "viewer { id } accessToken refreshToken errors { code message }"
 REGISTER = f"mutation ($input: RegisterInput!) {{ register(input: $input) {{ {SIGNED_IN} }} }}"
@@ -26,11 +28,12 @@ LOGIN = f"mutation ($input: LoginInput!) {{ login(input: $input) {{ {SIGNED_IN} 
 REFRESH = f"mutation ($input: RefreshSessionInput!) {{ refreshSession(input: $input) {{ {SIGNED_IN} }} }}"
 LOGOUT = "mutation ($input: LogoutInput!) { logout(input: $input) { errors { code } } }"
 CHANGE = f"mutation ($input: ChangePasswordInput!) {{ changePassword(input: $input) {{ {SIGNED_IN} }} }}"
-NEW_KEY = "mutation { createApiKey(input: {name: \"robot\"}) { secret apiKey { id } errors { code } } }"
+NEW_KEY = 'mutation { createApiKey(input: {name: "robot"}) { secret apiKey { id } errors { code } } }'
 SEND = """mutation ($input: SendMessageInput!) { sendMessage(input: $input) {
   conversation { id } message { id } reply { id status } errors { code message } } }"""
 WHO = "{ viewer { id } }"
-FEED = "subscription ($after: String, $id: ID) { conversationEvents(after: $after, conversationId: $id) { __typename cursor } }"
+FEED = """subscription ($after: String, $id: ID) {
+  conversationEvents(after: $after, conversationId: $id) { __typename cursor } }"""
 STREAM = "subscription ($id: ID!) { replyStream(replyId: $id) { __typename cursor } }"
 _numbers = count(1)
 
@@ -116,11 +119,13 @@ async def refreshed(server: Serving, token: str) -> tuple[str, str] | str:
 
 
 @asynccontextmanager
-async def guarded(folder: Path, model: ChatModel | None = None, **changes: Any) -> AsyncIterator[Serving]:
+async def guarded(
+    folder: Path, model: ChatModel | None = None, limits: Limits | None = None, **changes: Any
+) -> AsyncIterator[Serving]:
     """A server with accounts that anybody may make."""
-    limits = {"registrations_per_address": 0, "anonymous_operations_per_address": 0}
-    settings = settings_for(folder, **{"auth": "password", "registration": "open"} | limits | changes)
-    async with serving(settings, model) as running:
+    many = {"registrations_per_address": 0, "anonymous_operations_per_address": 0}
+    settings = settings_for(folder, **{"auth": "password", "registration": "open"} | many | changes)
+    async with serving(settings, model, limits=limits) as running:
         yield running
 
 
@@ -183,4 +188,3 @@ def _result(frame: bytes) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = json.loads(frame[start:])
     return found.get("payload", found) or None
-

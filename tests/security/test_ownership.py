@@ -4,32 +4,20 @@ The places are found in the schema, see `calls.py`. Whatever is tried, an id of 
 does not exist, byte for byte, and changes and tells the other nothing.
 """
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-from dataclasses import dataclass
 from itertools import count
-from pathlib import Path as File
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from domain.replies import FinishReason
 from graph.schema import build_schema
-from tests.doubles import ScriptedModel, answer
 from tests.graph.protocol import SSE
-from tests.security.calls import CALLS, MESSAGE, Path, World, places, with_id
-from tests.security.people import FEED, SEND, Person, guarded, own_database, ready_socket, register, streamed
-from tests.serving import Serving
+from tests.security.calls import CALLS, Path, World, places, with_id
+from tests.security.people import Person
+from tests.security.stage import SECRET, Stage, state, world_of
 
 on_the_stage = pytest.mark.asyncio(loop_scope="module")
 PLACES = places(build_schema()._schema)
-EXPORT = """{ viewer { id email displayName settings { systemPrompt } sessions { id } apiKeys { id name prefix } }
-  conversations(first: 20) { nodes { id title titleSource updatedAt lastActivityAt metadata leaf { id }
-    activeReplies { id } allMessages(first: 20) { nodes { id text status metadata createdAt parent { id } } } } } }"""
-SECRET = "the code of the safe is 4711"
 HALF = "\\ud800"
 MALFORMED = {
     "empty": "",
@@ -43,78 +31,6 @@ MALFORMED = {
     "null bytes of utf-16": "c\0o\0n\0v\0",
 }
 _numbers = count(1)
-
-
-@dataclass
-class Stage:
-    """The victim, with a finished and a live reply, whose world attackers look for."""
-
-    server: Serving
-    victim: Person
-    world: World
-
-
-async def world_of(person: Person, text: str, *, live: bool = False) -> World:
-    sent = await person.do(SEND, text=text, waitMs=30_000)
-    settled = sent["reply"]["id"]
-    reply = settled
-    if live:
-        more = await person.do(SEND, text="Go on.", conversationId=sent["conversation"]["id"])
-        reply = more["reply"]["id"]
-        async with aclosing(streamed(person.server, person.access, "sse", WATCHED, id=reply)) as events:
-            async for event in events:
-                if "Well" in json.dumps(event):
-                    break
-    key, _ = await person.new_key()
-    (session,) = await person.sessions()
-    return World(
-        sent["conversation"]["id"],
-        sent["message"]["id"],
-        reply,
-        settled,
-        session,
-        key,
-        person.user_id,
-        person.email,
-        person.refresh,
-        person.password,
-    )
-
-
-WATCHED = """subscription ($id: ID!, $after: String) { replyStream(replyId: $id, after: $after) {
-  __typename cursor ... on TextDelta { text } ... on ReplySnapshot { reply { text } }
-  ... on ReplyFinished { reply { status text } } } }"""
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["sqlite", "postgresql"])
-async def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    folder: File = tmp_path_factory.mktemp("ownership")
-    postgres = request.getfixturevalue("postgres") if request.param == "postgresql" else None
-    model, gate = ScriptedModel(), asyncio.Event()
-    short = answer("Well", "...", reason=FinishReason.LENGTH)
-    model.play(short, [*short[:2], gate, *short[2:]], short)
-    async with own_database(request.param, folder, postgres) as database, guarded(folder, model, **database) as server:
-        victim = await register(server, "victim")
-        yield Stage(server, victim, await world_of(victim, SECRET, live=True))
-        gate.set()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def attacker(stage: Stage) -> Person:
-    return await register(stage.server, "attacker")
-
-
-async def newest(person: Person) -> str:
-    """Where the person's feed ends: another place when anything was told since."""
-    async with aclosing(streamed(person.server, person.access, "sse", FEED)) as events:
-        async for event in events:
-            assert event["data"]["conversationEvents"]["__typename"] == "ResyncRequired"
-            return str(event["data"]["conversationEvents"]["cursor"])
-    raise AssertionError("a feed does not end")
-
-
-async def state(person: Person) -> tuple[Any, str]:
-    return await person.ask(EXPORT), await newest(person)
 
 
 async def outcome(person: Person, document: str, variables: dict[str, Any], given: str) -> tuple[int, str]:
