@@ -12,7 +12,7 @@ from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
 
-from domain.ports import ChatModel
+from domain.ports import ChatModel, Clock
 from graph.transport import Limits
 from persistence import schema
 from persistence.database import Database
@@ -120,12 +120,16 @@ async def refreshed(server: Serving, token: str) -> tuple[str, str] | str:
 
 @asynccontextmanager
 async def guarded(
-    folder: Path, model: ChatModel | None = None, limits: Limits | None = None, **changes: Any
+    folder: Path,
+    model: ChatModel | None = None,
+    limits: Limits | None = None,
+    clock: Clock | None = None,
+    **changes: Any,
 ) -> AsyncIterator[Serving]:
     """A server with accounts that anybody may make."""
     many = {"registrations_per_address": 0, "anonymous_operations_per_address": 0}
     settings = settings_for(folder, **{"auth": "password", "registration": "open"} | many | changes)
-    async with serving(settings, model, limits=limits) as running:
+    async with serving(settings, model, limits=limits, clock=clock) as running:
         yield running
 
 
