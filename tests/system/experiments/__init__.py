@@ -3,6 +3,7 @@
 from tests.system.experiments.bells import cut_the_listeners, delay_across_processes
 from tests.system.experiments.clocks import shift_a_clock
 from tests.system.experiments.freezes import freeze_the_generator
+from tests.system.experiments.guesses import guess_passwords, limit_an_address
 from tests.system.experiments.kills import kill_the_generator
 from tests.system.experiments.outages import kill_the_database
 from tests.system.experiments.queue import claim_a_queue
@@ -26,4 +27,6 @@ EXPERIMENTS: dict[str, Experiment] = {
     "all sockets dropped at once": drop_all_sockets,
     "host clock off by two hours": shift_a_clock,
     "delay across processes": delay_across_processes,
+    "passwords guessed on every process": guess_passwords,
+    "one address against many accounts": limit_an_address,
 }
