@@ -11,6 +11,7 @@ from tests.system.experiments.restarts import restart_in_turn
 from tests.system.experiments.sends import repeat_sends
 from tests.system.experiments.sockets import drop_all_sockets
 from tests.system.experiments.stops import stop_from_elsewhere
+from tests.system.experiments.timing import time_known_and_unknown
 from tests.system.feed_experiment import conversation_events
 from tests.system.report import Experiment
 
@@ -29,4 +30,5 @@ EXPERIMENTS: dict[str, Experiment] = {
     "delay across processes": delay_across_processes,
     "passwords guessed on every process": guess_passwords,
     "one address against many accounts": limit_an_address,
+    "time of sign-ins of known and unknown users": time_known_and_unknown,
 }
