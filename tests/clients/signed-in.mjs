@@ -94,11 +94,15 @@ print.line({ signedIn: true });
 const { ask, watch } = ways[way]();
 const { sendMessage } = await ask(SEND, { text: way });
 const watched = watch(sendMessage.reply.id, (reply) => print.seen(textOf(reply)));
+watched.catch((error) => {
+  print.line({ refused: error.message ?? error.reason });
+  process.exit(0);
+});
 
 if (way === 'multipart') await refused(session.headers()).then(tokenEnded);
 await atItsEnd;
-const viewers = await Promise.all(Array.from({ length: AT_ONCE }, () => ask(VIEWER)));
-print.line({ viewers: viewers.map(({ viewer }) => viewer.email) });
+const viewers = await Promise.allSettled(Array.from({ length: AT_ONCE }, () => ask(VIEWER)));
+print.line({ viewers: viewers.map(({ value }) => value?.viewer.email ?? null) });
 
 const reply = await watched;
 print.finished(sendMessage.reply.id, reply);

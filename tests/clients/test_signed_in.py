@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gql.transport.exceptions import TransportConnectionFailed, TransportQueryError
 
 from domain import account_service
 from domain.account_service import AccountService, SignedIn
 from domain.accounts import Client
 from domain.streaming import ReplyStream, StreamedEvent
+from tests.clients.gql_client import send, watch
 from tests.clients.scripts import Scripts
 from tests.gated import GatedModel
 from tests.serving import Serving, serving, settings_for
@@ -21,6 +23,7 @@ EMAIL, PASSWORD = "ada@example.com", "correct horse battery"
 PIECES = ["Nothing ", "is lost, ", "nothing ", "is doubled."]
 WAYS = ["apollo", "urql", "relay", "multipart"]
 REGISTER = "mutation ($input: RegisterInput!) { register(input: $input) { accessToken errors { message } } }"
+LOGOUT = "mutation { logout(input: {everywhere: true}) { errors { message } } }"
 STORED = "query ($id: ID!) { message(id: $id) { status text } }"
 
 
@@ -83,3 +86,52 @@ async def test_a_token_that_ends_in_mid_stream_costs_no_text_and_one_refresh(
     assert observed.after[0] is None
     assert len(observed.after) == 2
     assert observed.after[1] is not None
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_session_that_was_ended_elsewhere_ends_the_stream_once_and_for_all(
+    way: str, scripts: Scripts, tmp_path: Path
+) -> None:
+    model = GatedModel()
+    model.will_answer(way, PIECES)
+    async with serving_accounts(tmp_path, model) as server:
+        registered = await server.ask(REGISTER, input={"email": EMAIL, "password": PASSWORD})
+        bearer = {"authorization": f"Bearer {registered['register']['accessToken']}"}
+        lines: list[Any] = []
+        async for line in scripts.lines("signed-in.mjs", f"{server.url}/graphql", EMAIL, PASSWORD, way):
+            lines.append(line)
+            if "seen" in line and len([line for line in lines if "seen" in line]) == 1:
+                await server.ask(LOGOUT, bearer)
+    assert [line for line in lines if "ended" in line] == [{"ended": True}]
+    assert "refused" in lines[-1], lines
+
+
+CREATE_KEY = 'mutation { createApiKey(input: {name: "Nightly"}) { apiKey { id } secret errors { message } } }'
+REVOKE_KEY = "mutation ($id: ID!) { revokeApiKey(input: {apiKeyId: $id}) { errors { message } } }"
+
+
+async def test_gql_watches_a_reply_with_an_api_key_until_that_is_revoked(tmp_path: Path) -> None:
+    model = GatedModel()
+    reply = model.will_answer("gql", PIECES)
+    async with serving_accounts(tmp_path, model) as server:
+        url = f"{server.url}/graphql"
+        registered = await server.ask(REGISTER, input={"email": EMAIL, "password": PASSWORD})
+        bearer = {"authorization": f"Bearer {registered['register']['accessToken']}"}
+        key = (await server.ask(CREATE_KEY, bearer))["createApiKey"]
+        texts = watch(url, await send(url, "gql", key["secret"]), pause=0, token=key["secret"])
+        async for text in texts:
+            if text == PIECES[0]:
+                break
+        await server.ask(REVOKE_KEY, bearer, id=key["apiKey"]["id"])
+        with pytest.raises(TransportConnectionFailed):
+            await anext(texts)
+        reply.seen(len(reply.text))
+
+
+async def test_gql_is_told_that_a_token_is_missing(tmp_path: Path) -> None:
+    async with serving_accounts(tmp_path, GatedModel()) as server:
+        url = f"{server.url}/graphql"
+        with pytest.raises(TransportQueryError, match="Sign in first"):
+            await send(url, "gql")
+        with pytest.raises(TransportConnectionFailed):
+            [text async for text in watch(url, "msg_absent")]
