@@ -1,8 +1,9 @@
 """Limits of users with accounts: what is counted, reserved, refused and settled, whichever way a reply ends."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from domain.account_storage import Use
 from domain.conversations import GenerationSettings, Message, ModelParams, Role, SeedMessage
 from domain.errors import ProviderError, QuotaExceeded, QuotaName, RateLimited, ReplyErrorCode
 from domain.inputs import ContinueReply, EditMessage, RegenerateReply, SendMessage
+from domain.limits import LEAST_COUNTED, OVERRUN
 from domain.models import FinishChunk, ReasoningChunk, RequestStarted, TextChunk
 from domain.prompting import PRIMING
 from domain.replies import FinishReason, ReplyStatus, Usage
@@ -22,7 +24,7 @@ from persistence.tables import users
 from tertulia.services import Running, open_services
 from tests.domain.conftest import ME
 from tests.domain.test_streaming import gated
-from tests.doubles import ScriptedModel, WordCounter, answer
+from tests.doubles import ScriptedModel, Step, WordCounter, answer
 from tests.serving import settings_for
 
 ANN = "user_ann"
@@ -342,6 +344,56 @@ async def test_a_reply_whose_history_grew_beyond_the_budget_while_it_waited_fail
         assert (reply.error.code, reply.error.retryable) == (ReplyErrorCode.QUOTA_EXCEEDED, True)
         assert reply.error.retry_after_ms is not None
         assert await ann.used() == SYSTEM + QUESTION + OVERHEADS + 40
+
+
+async def test_an_endpoint_that_goes_on_far_beyond_max_tokens_is_cut_off(tmp_path: Path, model: ScriptedModel) -> None:
+    model.play(answer(*["word "] * 5_000))
+    async with serving_ann(tmp_path, model, tokens_per_day=1_000) as ann:
+        reply = await ann.say()
+        assert reply.reply is not None
+        assert (reply.reply.status, reply.reply.finish_reason) == (ReplyStatus.COMPLETE, FinishReason.LENGTH)
+        assert OVERRUN * ANSWER < reply.token_count < OVERRUN * ANSWER + LEAST_COUNTED / len("word ") + 1
+        assert await ann.used() == SYSTEM + QUESTION + OVERHEADS + reply.token_count
+    await model.closed.wait()
+
+
+async def test_an_answer_as_long_as_was_asked_for_is_whole(tmp_path: Path, model: ScriptedModel) -> None:
+    model.play(answer(*["word "] * ANSWER))
+    async with serving_ann(tmp_path, model, tokens_per_day=1_000) as ann:
+        reply = await ann.say()
+        assert (reply.token_count, reply.reply and reply.reply.finish_reason) == (ANSWER, FinishReason.STOP)
+
+
+async def crashed(folder: Path, *shown: Step) -> Use:
+    """What is used of a budget when a reply of Ann's has lost its process and a new one has finished it."""
+    unanswered = Waiting()
+    model = ScriptedModel([*shown, unanswered])
+    async with serving_ann(folder, model, tokens_per_day=1_000) as ann:
+        sent = await ann.send()
+        await unanswered.reached.wait()
+        if any(isinstance(step, TextChunk) for step in shown):
+            await ann.shows(sent.reply_id, "one two ")
+        copy = folder / "copy.db"
+        with closing(sqlite3.connect(folder / "test.db")) as connection:
+            connection.execute("VACUUM INTO ?", [str(copy)])
+    limits = NOTHING | {"max_tokens": ANSWER, "tokens_per_day": 1_000}
+    settings = settings_for(folder, database_url=f"sqlite:///{copy}", **limits)
+    async with open_services(settings, model=ScriptedModel(answer("three")), tokens=WordCounter()) as running:
+        ann = Ann(running, model)
+        await ann.settled(sent.reply_id)
+        return await ann.use()
+
+
+async def test_what_a_process_had_spent_before_it_crashed_is_spent(tmp_path: Path) -> None:
+    use = await crashed(tmp_path, RequestStarted(None), TextChunk("one two "))
+    once = SYSTEM + QUESTION + OVERHEADS
+    assert (use.live, use.reserved, use.tokens_today) == (0, 0, once + 2 + (once + 2) + 1)
+
+
+async def test_a_process_that_crashed_before_it_showed_anything_has_spent_its_prompt(tmp_path: Path) -> None:
+    use = await crashed(tmp_path)
+    once = SYSTEM + QUESTION + OVERHEADS
+    assert (use.live, use.reserved, use.tokens_today) == (0, 0, once + once + 1)
 
 
 async def test_a_hand_over_spends_its_part_and_keeps_the_rest_reserved(tmp_path: Path, model: ScriptedModel) -> None:
