@@ -1,8 +1,11 @@
 // Who is signed in, for any GraphQL client: an access token in memory, and a new one when it holds no longer.
 
-const TOKENS = 'accessToken refreshToken errors { code message }';
-const LOGIN = `mutation Login($input: LoginInput!) { login(input: $input) { ${TOKENS} } }`;
-const REFRESH = `mutation Refresh($input: RefreshSessionInput!) { refreshSession(input: $input) { ${TOKENS} } }`;
+const LOGIN = `mutation Login($input: LoginInput!) {
+  login(input: $input) { accessToken refreshToken errors { code message } }
+}`;
+const REFRESH = `mutation Refresh($input: RefreshSessionInput!) {
+  refreshSession(input: $input) { accessToken refreshToken errors { code message } }
+}`;
 const LOGOUT = 'mutation Logout($input: LogoutInput!) { logout(input: $input) { errors { code message } } }';
 
 // What is asked on behalf of somebody when nobody is signed in.
