@@ -176,7 +176,7 @@ class ReplyGenerator:
                     continue
                 writer.write(chunk)
                 await tail.room()
-                if isinstance(chunk, TextChunk | ReasoningChunk) and bound and await bound.passed(chunk.text):
+                if bound and isinstance(chunk, TextChunk | ReasoningChunk) and await bound.passed(chunk.text):
                     finish = FinishChunk(FinishReason.LENGTH, None, None, None)
                     break
         assert finish is not None, "the ChatModel port promises a FinishChunk"

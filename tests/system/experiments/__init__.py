@@ -1,6 +1,7 @@
 """The experiments by the names of their rows; one more is one line more."""
 
 from tests.system.experiments.bells import cut_the_listeners, delay_across_processes
+from tests.system.experiments.budgets import spend_a_budget
 from tests.system.experiments.clocks import shift_a_clock
 from tests.system.experiments.freezes import freeze_the_generator
 from tests.system.experiments.kills import kill_the_generator
@@ -25,5 +26,6 @@ EXPERIMENTS: dict[str, Experiment] = {
     "rolling restart under load": restart_in_turn,
     "all sockets dropped at once": drop_all_sockets,
     "host clock off by two hours": shift_a_clock,
+    "budget spent from all processes at once": spend_a_budget,
     "delay across processes": delay_across_processes,
 }
