@@ -19,7 +19,17 @@ PAGES = sorted(str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROO
 CONFIGURING = [*PAGES, ".env.example", "tertulia.example.toml", "Dockerfile", "compose.yaml"]
 SETTINGS = {variable(name) for name in Settings.model_fields}
 FILES = {variable(name) + SUFFIX for name, field in Settings.model_fields.items() if not is_path(field)}
-CLIENT_FILES = {"apollo-client.mjs", "reply.mjs", "sidebar.mjs", "sockets.mjs", "sse.mjs", "gql_client.py"}
+CLIENT_FILES = {
+    "apollo-client.mjs",
+    "gql_client.py",
+    "relay-network.mjs",
+    "reply.mjs",
+    "session.mjs",
+    "sidebar.mjs",
+    "sockets.mjs",
+    "sse.mjs",
+    "urql-client.mjs",
+}
 LINK = re.compile(r"\]\((?!https?:)(?P<page>[^)#]*)(?:#(?P<anchor>[^)]+))?\)")
 
 
@@ -120,6 +130,6 @@ def test_a_page_shows_a_file_as_it_is(block: Block) -> None:
     assert block.text == text_of(block.file)
 
 
-def test_the_page_about_clients_shows_the_files_that_are_tested() -> None:
-    shown = {block.file for block in SHOWN_FILES if block.page == "docs/clients.md"}
+def test_the_pages_about_clients_show_the_files_that_are_tested() -> None:
+    shown = {block.file for block in SHOWN_FILES if block.page in ("docs/clients.md", "docs/signing-in.md")}
     assert shown == {f"tests/clients/{name}" for name in CLIENT_FILES}
