@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(BIN)/uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 
-.PHONY: help run test faults check format install graphiql schema lock audit clean
+.PHONY: help run test faults check format install graphiql schema lock audit secrets clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -43,6 +43,16 @@ lock: $(VENV)/.ready-dev ## compile the lock files anew
 	$(COMPILE) pyproject.toml --group dev --constraint requirements/runtime.txt --output-file requirements/dev.txt
 	$(COMPILE) requirements/local-model.in --no-deps --output-file requirements/local-model.txt
 	$(COMPILE) requirements/node.in --no-deps --output-file requirements/node.txt
+
+audit: $(VENV)/.ready ## ask the internet for known holes in everything that is locked
+	$(PIP) install uv
+	for lock in requirements/*.txt; do \
+		$(UV) tool run pip-audit --disable-pip --require-hashes --requirement $$lock || exit 1; done
+	PYTHON=$(BIN)/python sh scripts/npm.sh graphiql audit
+	PYTHON=$(BIN)/python sh scripts/npm.sh tests/clients audit
+
+secrets: ## make the secrets that compose.yaml hands to its containers, where they are missing
+	@sh scripts/secrets.sh
 
 clean: ## remove the environment and what was built; your data in .data stays
 	rm -rf $(VENV) build *.egg-info tertulia/static/graphiql graphiql/node_modules tests/clients/node_modules

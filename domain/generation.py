@@ -17,7 +17,7 @@ from domain.conversations import PartKind
 from domain.errors import ProviderError, QuotaExceeded, StorageError, Unavailable
 from domain.events import LoggedEvent, PartAdded, Retrying, TextDelta, folded, text_in
 from domain.journal import STORAGE_PATIENCE_SECONDS, Halt, Journal, Tail
-from domain.limits import Allowances
+from domain.limits import Allowances, OutputBound
 from domain.models import (
     ChatChunk,
     ChatRequest,
@@ -28,7 +28,7 @@ from domain.models import (
     TextChunk,
 )
 from domain.ports import ChatModel, Clock, Telemetry, TokenCounter
-from domain.prompting import Prompter, count_tokens, most_tokens
+from domain.prompting import ANSWER_TOKENS, Prompter, count_tokens, most_tokens
 from domain.replies import (
     INTERNAL,
     INTERRUPTED,
@@ -167,13 +167,18 @@ class ReplyGenerator:
         notes.asked = True
         writer.begin(unfinished)
         finish: FinishChunk | None = None
+        most = request.params.max_tokens or ANSWER_TOKENS
+        bound = OutputBound(self._tokens, request.model, most) if notes.reserved else None
         async with aclosing(self._model.stream(request)) as chunks:
             async for chunk in chunks:
                 if isinstance(chunk, FinishChunk):
                     finish = chunk
-                else:
-                    writer.write(chunk)
-                    await tail.room()
+                    continue
+                writer.write(chunk)
+                await tail.room()
+                if bound and isinstance(chunk, TextChunk | ReasoningChunk) and await bound.passed(chunk.text):
+                    finish = FinishChunk(FinishReason.LENGTH, None, None, None)
+                    break
         assert finish is not None, "the ChatModel port promises a FinishChunk"
         writer.end()
         return finish

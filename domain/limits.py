@@ -11,10 +11,16 @@ from datetime import UTC, date, datetime, time, timedelta
 from domain.account_storage import Use
 from domain.accounts import LOCAL_USER_ID
 from domain.errors import Quota, QuotaExceeded, QuotaName, RateLimited
+from domain.ports import TokenCounter
+from domain.prompting import count_tokens
 from domain.replies import Lease
 from domain.storage import Storage, UnitOfWork
 
 MINUTE = timedelta(minutes=1)
+OVERRUN = 1.5
+"""An answer may be so many times as long as was asked for, by our count: an endpoint's own may be that far from it."""
+LEAST_COUNTED = 256
+"""Bytes of an answer that are worth counting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,31 @@ class Allowances:
                 raise _never(quota, tokens)
         if exceeded:
             raise _not_now(exceeded[-1], tokens)
+
+
+class OutputBound:
+    """Tells when an answer is far longer than it may be: some endpoints do not heed `max_tokens`.
+
+    No text has more tokens than bytes, so it counts only when so many bytes have come as there are tokens left.
+    """
+
+    def __init__(self, tokens: TokenCounter, model: str, most: int) -> None:
+        self._tokens = tokens
+        self._model = model
+        self._left = int(OVERRUN * most)
+        self._uncounted: list[str] = []
+        self._room = self._left
+
+    async def passed(self, text: str) -> bool:
+        """Whether it is so with this piece more."""
+        self._uncounted.append(text)
+        self._room -= len(text.encode())
+        if self._room >= 0:
+            return False
+        self._left -= await count_tokens(self._tokens, self._model, "".join(self._uncounted))
+        self._uncounted.clear()
+        self._room = max(LEAST_COUNTED, self._left)
+        return self._left < 0
 
 
 def _sends(user_id: str) -> str:

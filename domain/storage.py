@@ -139,7 +139,10 @@ class Replies(Protocol):
         ...
 
     async def unsettled_of(self, user_id: str) -> list[str]:
-        """Ids of the user's replies that are queued or streaming, in the order of their conversations."""
+        """Ids of the user's replies that are queued or streaming.
+
+        All their conversations are held until the end of the unit: no reply in them begins or ends meanwhile.
+        """
         ...
 
     async def unsettled_above(self, parent_id: str | None) -> list[str]:

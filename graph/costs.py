@@ -35,13 +35,13 @@ from graph.conversations import CONVERSATIONS_PER_PAGE, MESSAGES_PER_PAGE
 from graph.limits import fragments_in_order, refusal
 from graph.pagination import MAX_PAGE_SIZE
 
-MAX_COST = 60_000
+MAX_COST = 45_000
 MAX_IDS = 100
 OBJECT = 10
 """A Node: a conversation or a message, which is read from the database."""
 INTROSPECTED = 1
 """A type, field or argument that the schema tells of itself, which is in memory."""
-UNPAGED = 25
+UNPAGED = 20
 """Taken as the length of lists that have no pages, such as `siblings`."""
 PAGE_SIZES = {"conversations": CONVERSATIONS_PER_PAGE, "messages": MESSAGES_PER_PAGE}
 """Where neither `first` nor `last` is given. Fields that are not listed are taken for full pages."""

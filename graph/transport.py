@@ -91,8 +91,7 @@ class Router(GraphQLRouter[Context, None]):
         except Refused as refused:
             return JSONResponse({"errors": [{"message": refused.message}]}, refused.status, refused.headers)
         except RateLimited as error:
-            wait = {"retry-after": str(ceil(error.retry_after))}
-            return JSONResponse({"errors": [refusal(error).formatted]}, 429, wait)
+            return _rate_limited(error, accepted(request.headers.get("accept", "")))
         except ClientDisconnect:
             return Response(status_code=400)
 
@@ -116,6 +115,7 @@ class Router(GraphQLRouter[Context, None]):
         identity, services = context.caller.identity, context.services
         await services.authenticator.admit(identity, context.caller.client.address)
         if isinstance(wanted, Framing):
+            context.response = None  # its headers are sent before anything is executed
             results = await self._results(operation, context, _allowed(request, READING))
             watched = partial(services.watch.over, identity)
             limits = self.limits
@@ -185,6 +185,13 @@ def _response(result: ExecutionResult, media_type: str) -> Response:
         status = 200
     headers = {"www-authenticate": "Bearer"} if status == 401 else None
     return Response(encoded(result), status, headers, media_type=f"{media_type}; charset=utf-8")
+
+
+def _rate_limited(error: RateLimited, accept: tuple[MediaType, ...]) -> Response:
+    """In GraphQL's own media type where it is accepted: what has another one, Apollo reads no errors from."""
+    media_type = GRAPHQL_JSON if any(wanted.name == GRAPHQL_JSON for wanted in accept) else JSON
+    wait = {"retry-after": str(ceil(error.retry_after))}
+    return JSONResponse({"errors": [refusal(error).formatted]}, 429, wait, f"{media_type}; charset=utf-8")
 
 
 def _status_of_refusal(error: GraphQLError) -> int:

@@ -115,10 +115,10 @@ class SqlReplies:
         return None if row is None else Progress(ReplyStatus(row.status), row.seq)
 
     async def unsettled_of(self, user_id: str) -> list[str]:
+        await hold(self._connection, conversations.c.user_id == user_id)
         live = with_user().where(conversations.c.user_id == user_id, replies.c.status.in_(LIVE))
         query = live.with_only_columns(replies.c.id, maintain_column_froms=True)
-        query = query.order_by(replies.c.conversation_id, replies.c.id)
-        return list((await self._connection.execute(query)).scalars())
+        return list((await self._connection.execute(query.order_by(replies.c.id))).scalars())
 
     async def unsettled_above(self, parent_id: str | None) -> list[str]:
         if parent_id is None:

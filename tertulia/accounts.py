@@ -2,6 +2,8 @@
 
 from contextlib import AsyncExitStack
 
+import structlog
+
 from domain.account_service import AccountPolicy, AccountService
 from domain.accounts import AuthMethod
 from domain.authentication import Authenticator
@@ -15,6 +17,7 @@ from tertulia.settings import Settings
 from tertulia.signing_key import signing_key
 from tertulia.tokens import AccessTokens
 
+log = structlog.get_logger("tertulia")
 METHODS = {
     "none": (AuthMethod.NONE,),
     "password": (AuthMethod.PASSWORD, AuthMethod.API_KEY),
@@ -33,6 +36,8 @@ def open_accounts(
     stack: AsyncExitStack,
 ) -> tuple[AccountService, Authenticator]:
     """Raises SettingsError when the signing key or the identity provider's keys are not what they must be."""
+    if settings.auth == "none" and not settings.loopback_only:
+        log.warning("there are no accounts: everybody who reaches this server shares one user", host=settings.host)
     reader, issuer = _tokens(settings, database, clock, stack)
     hasher = Argon2Hasher()
     stack.push_async_callback(hasher.aclose)

@@ -50,7 +50,7 @@ FIRST_PAGE_CSP = (
 GRAPHIQL_CSP = (
     # GraphiQL's editor writes styles into the page while it runs, without a nonce; scripts get no such freedom.
     "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self' 'unsafe-inline'; worker-src 'self'; "
-    f"font-src 'self'; img-src 'self' data:; {NOTHING_ELSE}"
+    f"font-src 'self' data:; img-src 'self' data:; {NOTHING_ELSE}"
 )
 
 

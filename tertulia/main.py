@@ -71,20 +71,7 @@ def create_app(settings: Settings | None = None, limits: Limits | None = None, *
         redoc_url=None,
         openapi_url=None,
         exception_handlers={Exception: http.crashed},
-        middleware=[
-            Middleware(http.ReadableStart),
-            Middleware(ProxyHeadersMiddleware, trusted_hosts=chosen.proxy_networks),
-            Middleware(TrustedHostMiddleware, allowed_hosts=chosen.hosts, www_redirect=False),
-            Middleware(
-                CORSMiddleware,
-                allow_origins=list(chosen.allowed_origins),
-                allow_credentials=chosen.refresh_cookie,
-                allow_methods=["GET", "POST"],
-                allow_headers=["*"],
-                expose_headers=["x-request-id"],
-            ),
-            Middleware(http.RequestLimits, max_bytes=chosen.max_history_body_bytes),
-        ],
+        middleware=_middleware(chosen),
     )
     app.include_router(http.router)
     if chosen.graphiql:
@@ -94,6 +81,24 @@ def create_app(settings: Settings | None = None, limits: Limits | None = None, *
     app.include_router(router)
     app.state.router = router
     return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    """From the outside in."""
+    return [
+        Middleware(http.ReadableStart),
+        Middleware(ProxyHeadersMiddleware, trusted_hosts=settings.proxy_networks),
+        Middleware(TrustedHostMiddleware, allowed_hosts=settings.hosts, www_redirect=False),
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.allowed_origins),
+            allow_credentials=settings.refresh_cookie,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        ),
+        Middleware(http.RequestLimits, max_bytes=settings.max_history_body_bytes),
+    ]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  PEP 562

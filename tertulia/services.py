@@ -17,7 +17,8 @@ from alembic.util import CommandError
 from filelock import FileLock, Timeout
 from uuid_utils import uuid7
 
-from domain.authentication import Watch
+from domain.account_service import AccountService
+from domain.authentication import Authenticator, Watch
 from domain.conversation_service import ConversationService
 from domain.conversations import GenerationSettings, ModelParams
 from domain.errors import StorageError, Unavailable
@@ -78,6 +79,21 @@ class Running:
     telemetry: OperatorTelemetry
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What the domain's services reach the world by. `background` is the storage of what keeps replies going."""
+
+    database: Database
+    storage: SqlStorage
+    background: SqlStorage
+    notifier: Notifier
+    model: ChatModel
+    tokens: TokenCounter
+    clock: Clock
+    ids: Ids
+    telemetry: OperatorTelemetry
+
+
 @asynccontextmanager
 async def open_services(
     settings: Settings,
@@ -90,72 +106,81 @@ async def open_services(
 ) -> AsyncIterator[Running]:
     """Open a server's parts. Raises SettingsError with a readable sentence when one cannot be had."""
     async with AsyncExitStack() as stack:
-        telemetry = OperatorTelemetry()
-        clock, ids = clock or SystemClock(), ids or TimeOrderedIds()
+        telemetry, clock, ids = OperatorTelemetry(), clock or SystemClock(), ids or TimeOrderedIds()
         database = await _open_database(settings, stack)
-        storage, background = SqlStorage(database, clock), SqlStorage(_background(settings, database, stack), clock)
-        notifier = notifier or await _open_notifier(database, stack)
-        tokens = tokens or await _load_tokens(settings)
-        model = model or await _open_model(settings, stack, telemetry)
+        ports = Ports(
+            database=database,
+            storage=SqlStorage(database, clock),
+            background=SqlStorage(_background(settings, database, stack), clock),
+            notifier=notifier or await _open_notifier(database, stack),
+            model=model or await _open_model(settings, stack, telemetry),
+            tokens=tokens or await _load_tokens(settings),
+            clock=clock,
+            ids=ids,
+            telemetry=telemetry,
+        )
         owner = Owner(ids.new("work"))
-        journal = Journal(background, notifier, telemetry, owner)
-        relay = Relay(background, notifier, telemetry)
-        stream = ReplyStream(storage, notifier, journal, relay, telemetry)
-        feed = ConversationFeed(storage, notifier, relay, clock, telemetry)
-        accounts, authenticator = open_accounts(settings, database, storage, notifier, clock, ids, stack)
-        watch = Watch(authenticator, clock, telemetry)
-        if settings.auth == "none" and not settings.loopback_only:
-            log.warning("there are no accounts: everybody who reaches this server shares one user", host=settings.host)
-        rules = Rules(settings.max_message_characters)
-        defaults = _defaults(settings, model)
-        conversations = ConversationService(storage, notifier, model, tokens, clock, ids, rules, defaults)
-        prompter, recovery = Prompter(model, tokens), settings.recovery
-        allowances = Allowances(storage, _user_limits(settings))
-        replies = ReplyService(
-            storage, notifier, conversations, stream, tokens, prompter, allowances, clock, ids, rules
-        )
-        worker = ReplyWorker(
-            background,
-            notifier,
-            journal,
-            ReplyGenerator(background, journal, model, tokens, prompter, allowances, clock, telemetry, recovery),
-            Rescuer(background, notifier, tokens, prompter, ids, telemetry, owner, recovery),
-            clock,
-            telemetry,
-            Retention(
-                timedelta(seconds=settings.stream_retention),
-                timedelta(days=settings.deleted_retention),
-                events=timedelta(hours=settings.event_retention),
-            ),
-            settings.max_live_replies,
-            owner,
-        )
-        facts = ServerFacts(
-            _version(),
-            settings.max_message_characters,
-            settings.stream_retention,
-            METHODS[settings.auth],
-            accounts.policy.registration_open,
-            settings.refresh_cookie,
-        )
-        services = Services(
-            accounts=accounts,
-            authenticator=authenticator,
-            watch=watch,
-            conversations=conversations,
-            replies=replies,
-            stream=stream,
-            feed=feed,
-            allowances=allowances,
-            facts=facts,
-            observe=telemetry.operation,
-            queued=telemetry.reply_queued,
-        )
+        journal = Journal(ports.background, ports.notifier, telemetry, owner)
+        relay = Relay(ports.background, ports.notifier, telemetry)
+        prompter = Prompter(ports.model, ports.tokens)
+        allowances = Allowances(ports.storage, _user_limits(settings))
+        accounts = open_accounts(settings, database, ports.storage, ports.notifier, clock, ids, stack)
+        services = _services(settings, ports, journal, relay, prompter, allowances, accounts)
+        worker = _worker(settings, ports, journal, prompter, allowances, owner)
         await stack.enter_async_context(_going_on(relay.run(), "relay"))
-        await stack.enter_async_context(_going_on(watch.run(), "watch"))
+        await stack.enter_async_context(_going_on(services.watch.run(), "watch"))
         if settings.worker:
             await stack.enter_async_context(_working(worker, settings.shutdown_grace))
-        yield Running(settings, services, storage, database, worker, model, telemetry)
+        yield Running(settings, services, ports.storage, database, worker, ports.model, telemetry)
+
+
+def _services(
+    settings: Settings,
+    ports: Ports,
+    journal: Journal,
+    relay: Relay,
+    prompter: Prompter,
+    allowances: Allowances,
+    accounts: tuple[AccountService, Authenticator],
+) -> Services:
+    storage, notifier, clock, ids, tokens = ports.storage, ports.notifier, ports.clock, ports.ids, ports.tokens
+    rules, telemetry = Rules(settings.max_message_characters), ports.telemetry
+    defaults = _defaults(settings, ports.model)
+    conversations = ConversationService(storage, notifier, ports.model, tokens, clock, ids, rules, defaults)
+    stream = ReplyStream(storage, notifier, journal, relay, telemetry)
+    account_service, authenticator = accounts
+    return Services(
+        accounts=account_service,
+        authenticator=authenticator,
+        watch=Watch(authenticator, clock, telemetry),
+        conversations=conversations,
+        replies=ReplyService(storage, notifier, conversations, stream, tokens, prompter, allowances, clock, ids, rules),
+        stream=stream,
+        feed=ConversationFeed(storage, notifier, relay, clock, telemetry),
+        allowances=allowances,
+        facts=_facts(settings, account_service.policy.registration_open),
+        observe=telemetry.operation,
+        queued=telemetry.reply_queued,
+    )
+
+
+def _worker(
+    settings: Settings, ports: Ports, journal: Journal, prompter: Prompter, allowances: Allowances, owner: Owner
+) -> ReplyWorker:
+    storage, tokens, clock, telemetry = ports.background, ports.tokens, ports.clock, ports.telemetry
+    recovery = settings.recovery
+    return ReplyWorker(
+        storage,
+        ports.notifier,
+        journal,
+        ReplyGenerator(storage, journal, ports.model, tokens, prompter, allowances, clock, telemetry, recovery),
+        Rescuer(storage, ports.notifier, tokens, prompter, ports.ids, telemetry, owner, recovery),
+        clock,
+        telemetry,
+        _retention(settings),
+        settings.max_live_replies,
+        owner,
+    )
 
 
 @asynccontextmanager
@@ -314,6 +339,25 @@ def _user_limits(settings: Settings) -> UserLimits:
         settings.max_live_replies_per_user or None,
         settings.tokens_per_day or None,
         settings.tokens_per_month or None,
+    )
+
+
+def _retention(settings: Settings) -> Retention:
+    return Retention(
+        timedelta(seconds=settings.stream_retention),
+        timedelta(days=settings.deleted_retention),
+        events=timedelta(hours=settings.event_retention),
+    )
+
+
+def _facts(settings: Settings, registration_open: bool) -> ServerFacts:
+    return ServerFacts(
+        _version(),
+        settings.max_message_characters,
+        settings.stream_retention,
+        METHODS[settings.auth],
+        registration_open,
+        settings.refresh_cookie,
     )
 
 

@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     refresh_cookie: bool = Field(
         False, description="Keep the refresh token in a cookie that scripts cannot read, instead of in answers."
     )
-    jwt_issuer: str | None = Field(None, description="The `iss` of the identity provider's tokens.")
+    jwt_issuer: str | None = Field(None, max_length=255, description="The `iss` of the identity provider's tokens.")
     jwt_audience: str | None = Field(None, description="The `aud` of tokens that are meant for this server.")
     jwt_jwks_url: str | None = Field(None, description="Where the identity provider publishes its keys (https).")
     jwt_public_key: str | None = Field(None, description="The identity provider's public key (PEM), instead of a URL.")

@@ -75,5 +75,8 @@ class AccessTokens:
 
 
 def signing_key_from(secret: str) -> bytes:
-    """HKDF (RFC 5869): what else is derived from the secret, with another `info`, tells nothing of this key."""
-    return HKDF(SHA256(), 32, salt=None, info=b"tertulia access tokens").derive(secret.encode())
+    """HKDF (RFC 5869): what else is derived from the secret, with another `info`, tells nothing of this key.
+
+    Bytes of the environment that are no UTF-8 count as they are.
+    """
+    return HKDF(SHA256(), 32, salt=None, info=b"tertulia access tokens").derive(secret.encode(errors="surrogateescape"))

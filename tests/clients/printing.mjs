@@ -4,6 +4,7 @@ import { textOf } from './reply.mjs';
 const line = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
 
 export const print = {
+  line,
   seen: (text) => line({ seen: [...text].length }), // in characters, as Python counts them
   titles: (titles) => line({ titles }),
   finished: (replyId, reply) => line({ replyId, status: reply.status, text: textOf(reply) }),

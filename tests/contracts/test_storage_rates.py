@@ -216,3 +216,26 @@ async def test_a_hit_on_a_known_counter_is_two_statements_and_a_refusal_one(shel
         with sent_statements() as sent:
             assert await work.rates.hit("login:me", 2, AN_HOUR) is not None
         assert len(sent) == 1
+
+
+# ── holding ──
+
+
+async def test_who_holds_a_counter_counts_nothing(shelf: Shelf) -> None:
+    await hit(shelf)
+    async with shelf.storage.write() as work:
+        await work.rates.hold("login:me")
+        await work.commit()
+    assert await count(shelf) == 1
+
+
+async def test_a_hit_waits_for_whoever_holds_the_counter(shelf: Shelf) -> None:
+    """Also of a counter that nobody has hit."""
+    async with shelf.storage.write() as work:
+        await work.rates.hold("login:me")
+        waiting = asyncio.create_task(hit(shelf))
+        await shelf.somebody_waits()
+        assert not waiting.done()
+        await work.commit()
+    assert await waiting is None
+    assert await count(shelf) == 1

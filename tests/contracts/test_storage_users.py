@@ -399,15 +399,33 @@ async def test_giving_flushing_and_writing_at_once_do_not_wait_in_a_circle(shelf
 # ── what is live ──
 
 
+async def unsettled_of(shelf: Shelf, user_id: str) -> list[str]:
+    async with shelf.storage.write() as work:
+        return await work.replies.unsettled_of(user_id)
+
+
 async def test_the_unsettled_replies_of_a_user_are_those_in_the_conversations_they_have(shelf: Shelf) -> None:
     user = await added(shelf)
     await shelf.settled()
     streaming = await shelf.streaming()
     queued = await shelf.queued()
     theirs = await shelf.queued((await shelf.conversation(user_id=user.id)).id)
-    async with shelf.storage.read() as work:
-        assert await work.replies.unsettled_of(ME) == sorted([streaming.id, queued])
-        assert await work.replies.unsettled_of(user.id) == [theirs]
+    assert await unsettled_of(shelf, ME) == sorted([streaming.id, queued])
+    assert await unsettled_of(shelf, user.id) == [theirs]
     await give(shelf, user.id, ME)
-    async with shelf.storage.read() as work:
-        assert await work.replies.unsettled_of(ME) == sorted([streaming.id, queued, theirs])
+    assert await unsettled_of(shelf, ME) == sorted([streaming.id, queued, theirs])
+
+
+async def test_no_reply_ends_while_those_of_its_user_are_stopped_and_the_user_deleted(shelf: Shelf) -> None:
+    user = await added(shelf)
+    pens = [await shelf.streaming((await shelf.conversation(user_id=user.id)).id) for _ in range(3)]
+    entries = [pen.entry(*ANSWER, outcome=DONE) for pen in pens]
+    async with shelf.storage.write() as work:
+        live = await work.replies.unsettled_of(user.id)
+        ending = asyncio.create_task(shelf.flush(*entries))
+        await shelf.somebody_waits()
+        for reply_id in reversed(live):
+            assert await work.replies.request_stop(reply_id) is ReplyStatus.STREAMING
+        await work.users.delete(user.id)
+        await work.commit()
+    assert await ending == [True] * 3

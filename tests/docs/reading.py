@@ -1,6 +1,8 @@
 """A reader who pastes what our pages say: one shell for a whole page, against a real server."""
 
 import asyncio
+import os
+import shlex
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -82,9 +84,13 @@ class Shell:
 
 @asynccontextmanager
 async def shell(server: Serving, informed: Informed, folder: Path) -> AsyncIterator[Shell]:
+    """`tertulia` is that of this checkout, with the database of the server."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DATABASE_URL": f"sqlite:///{folder}/test.db"}
     process = await asyncio.create_subprocess_exec(
-        "bash", cwd=folder, stdin=PIPE, stdout=PIPE, stderr=STDOUT, limit=2**20
+        "bash", cwd=folder, env=environment, stdin=PIPE, stdout=PIPE, stderr=STDOUT, limit=2**20
     )
+    assert process.stdin is not None
+    process.stdin.write(f'tertulia() {{ {shlex.quote(sys.executable)} -m tertulia.cli "$@"; }}\n'.encode())
     try:
         yield Shell(process, server, informed)
     finally:

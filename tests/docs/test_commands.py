@@ -13,6 +13,9 @@ from tests.docs.reading import Informed, run_program, shell
 from tests.serving import Serving, serving, settings_for
 
 PAGES = ("README.md", "docs/from-rest.md", "docs/clients.md")
+WITH_ACCOUNTS = ("docs/signing-in.md", "docs/accounts.md")
+READER = {"email": "you@example.com", "password": "correct horse battery"}
+REGISTER = "mutation ($input: RegisterInput!) { register(input: $input) { errors { message } } }"
 
 
 @pytest.fixture
@@ -26,11 +29,30 @@ async def server(tmp_path: Path, informed: Informed) -> AsyncIterator[Serving]:
         yield running
 
 
+@pytest.fixture
+async def accounts(tmp_path: Path, informed: Informed) -> AsyncIterator[Serving]:
+    """A server with accounts, and with one of them."""
+    async with serving(settings_for(tmp_path, auth="password", registration="open"), informed) as running:
+        await running.ask(REGISTER, input=READER)
+        yield running
+
+
 @pytest.mark.parametrize("page", PAGES)
 async def test_every_command_answers_what_the_page_shows(
     page: str, server: Serving, informed: Informed, tmp_path: Path
 ) -> None:
-    async with shell(server, informed, tmp_path) as reader:
+    await paste_all(page, server, informed, tmp_path)
+
+
+@pytest.mark.parametrize("page", WITH_ACCOUNTS)
+async def test_every_command_of_a_page_on_accounts_answers_what_the_page_shows(
+    page: str, accounts: Serving, informed: Informed, tmp_path: Path
+) -> None:
+    await paste_all(page, accounts, informed, tmp_path)
+
+
+async def paste_all(page: str, server: Serving, informed: Informed, folder: Path) -> None:
+    async with shell(server, informed, folder) as reader:
         for command, shown in commands(page):
             given = await reader.paste(command)
             fits = same(shown, given) if shown is not None else is_fine(command, given)
@@ -44,13 +66,24 @@ def is_fine(command: Block, given: str) -> bool:
 
 @pytest.mark.parametrize("program", list(programs("docs/clients.md")), ids=lambda pair: pair[0].language)
 async def test_every_program_prints_what_the_page_shows(program: tuple[Block, Block | None], server: Serving) -> None:
+    await run(program, server)
+
+
+@pytest.mark.parametrize("program", list(programs("docs/signing-in.md")), ids=lambda pair: str(pair[0]))
+async def test_every_program_that_signs_in_prints_what_the_page_shows(
+    program: tuple[Block, Block | None], accounts: Serving
+) -> None:
+    await run(program, accounts)
+
+
+async def run(program: tuple[Block, Block | None], server: Serving) -> None:
     block, shown = program
     assert shown is not None
     printed = await run_program(block, server)
     assert same(shown, printed), printed
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *WITH_ACCOUNTS])
 def test_every_curl_of_a_page_is_among_its_commands(page: str) -> None:
     written = sum(len(re.findall(r"\bcurl ", block.text)) for block in blocks(page) if block.language != "text")
     pasted = sum(len(re.findall(r"\bcurl ", command.text)) for command, _ in commands(page))

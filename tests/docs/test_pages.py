@@ -11,13 +11,25 @@ from typer.testing import CliRunner
 
 from domain.errors import ErrorCode, ReplyErrorCode
 from tertulia.cli import app
-from tertulia.settings import Settings, variable
+from tertulia.secret_files import SUFFIX
+from tertulia.settings import Settings, is_path, variable
 from tests.docs.pages import ROOT, Block, blocks
 
 PAGES = sorted(str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
 CONFIGURING = [*PAGES, ".env.example", "tertulia.example.toml", "Dockerfile", "compose.yaml"]
 SETTINGS = {variable(name) for name in Settings.model_fields}
-CLIENT_FILES = {"apollo-client.mjs", "reply.mjs", "sidebar.mjs", "sockets.mjs", "sse.mjs", "gql_client.py"}
+FILES = {variable(name) + SUFFIX for name, field in Settings.model_fields.items() if not is_path(field)}
+CLIENT_FILES = {
+    "apollo-client.mjs",
+    "gql_client.py",
+    "relay-network.mjs",
+    "reply.mjs",
+    "session.mjs",
+    "sidebar.mjs",
+    "sockets.mjs",
+    "sse.mjs",
+    "urql-client.mjs",
+}
 LINK = re.compile(r"\]\((?!https?:)(?P<page>[^)#]*)(?:#(?P<anchor>[^)]+))?\)")
 
 
@@ -62,7 +74,7 @@ def test_config_show_lists_every_setting_with_its_meaning() -> None:
 @pytest.mark.parametrize("page", [page for page in CONFIGURING if (ROOT / page).exists()])
 def test_a_page_names_only_settings_that_exist(page: str) -> None:
     named = set(re.findall(r"\b(?:TERTULIA_[A-Z_]+|OPENAI_[A-Z_]+|[A-Z_]*DATABASE_URL)\b", text_of(page)))
-    assert named <= SETTINGS | {"TEST_DATABASE_URL"}
+    assert named <= SETTINGS | FILES | {"TEST_DATABASE_URL"}
 
 
 def test_the_example_environment_changes_nothing_until_it_is_filled_in() -> None:
@@ -118,6 +130,6 @@ def test_a_page_shows_a_file_as_it_is(block: Block) -> None:
     assert block.text == text_of(block.file)
 
 
-def test_the_page_about_clients_shows_the_files_that_are_tested() -> None:
-    shown = {block.file for block in SHOWN_FILES if block.page == "docs/clients.md"}
+def test_the_pages_about_clients_show_the_files_that_are_tested() -> None:
+    shown = {block.file for block in SHOWN_FILES if block.page in ("docs/clients.md", "docs/signing-in.md")}
     assert shown == {f"tests/clients/{name}" for name in CLIENT_FILES}

@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from graph.transport import Limits
+from tests.doubles import ScriptedModel
 from tests.graph.protocol import SECRET, WATCH, Api, api
+from tests.serving import serving, settings_for
 
 GRAPHQL_JSON = {"accept": "application/graphql-response+json"}
 JSON = {"content-type": "application/json"}
@@ -190,3 +193,18 @@ async def test_of_several_operations_one_must_be_named(plain: Api) -> None:
     assert (status, body["errors"][0]["message"][:29]) == (400, "Must provide operation name if"[:29])
     status, body = await answer(plain, json=several | {"operationName": "B"}, headers=GRAPHQL_JSON)
     assert (status, body) == (200, {"data": {"again": "Query"}})
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/graphql-response+json"])
+async def test_who_asks_too_often_is_told_so_in_the_media_type_they_read(accept: str, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, auth="password", anonymous_operations_per_address=1)
+    async with serving(settings, ScriptedModel()) as server:
+        await server.post({"query": "{ server { version } }"})
+        wanted = {"accept": f"{accept}, application/json;q=0.9"}
+        body = {"query": "{ server { version } }"}
+        async with server.http.post(f"{server.url}/graphql", json=body, headers=wanted) as response:
+            answer = await response.json(content_type=None)
+            assert (response.status, response.content_type) == (429, accept)
+            assert int(response.headers["retry-after"]) > 0
+    assert answer["errors"][0]["extensions"]["code"] == "RATE_LIMITED"
+    assert answer["errors"][0]["extensions"]["retryAfterMs"] > 0

@@ -126,6 +126,17 @@ async def test_a_flush_is_one_statement_and_six_more_when_replies_end(shelf: She
     assert len(sent) == flush + 6 + telling(shelf)
 
 
+async def test_ends_of_replies_of_users_with_accounts_cost_a_flush_one_statement_more(shelf: Shelf) -> None:
+    flush = 2 if shelf.database.is_sqlite else 1
+    people = [await shelf.user() for _ in range(5)]
+    for user_id in people * 2:
+        await shelf.queued((await shelf.conversation(user_id=user_id)).id)
+    pens = [Pen(lease) for lease in await shelf.claim()]
+    with sent_statements() as sent:
+        await shelf.flush(*(pen.entry(outcome=DONE) for pen in pens))
+    assert len(sent) == flush + 6 + 1 + telling(shelf, len(people))
+
+
 async def test_what_happened_costs_a_unit_the_same_however_much_it_is_and_nothing_when_it_is_nothing(
     shelf: Shelf,
 ) -> None:

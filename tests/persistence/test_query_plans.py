@@ -22,6 +22,7 @@ GROWING = {
     "refresh_tokens",
     "api_keys",
     "rates",
+    "token_usage",
 }
 AN_HOUR = timedelta(hours=1)
 
@@ -59,6 +60,7 @@ async def everything(shelf: Shelf) -> list[Sent]:
                 await work.messages.path(conversation.id, behind, request)
                 await work.messages.all(conversation.id, request)
             await work.messages.newest(behind, 1_000, 4)
+            await work.messages.weight(behind, 1_000, 4)
             await work.messages.get_many(ME, [said.id, pen.id])
             await work.messages.children([(conversation.id, None), (conversation.id, said.id)])
             await work.replies.unsettled(conversation.id)
@@ -110,6 +112,8 @@ async def everything_of_accounts(shelf: Shelf) -> list[Sent]:
             await work.rates.hit("login:me", 3, AN_HOUR)
             await work.rates.count("login:me", AN_HOUR)
             await work.rates.sweep()
+            await work.budgets.use(user.id)
+            await work.rates.hold("send:me")
             await work.conversations.give(ME, user.id)
             await work.replies.unsettled_of(user.id)
             await work.users.delete(user.id)
@@ -146,3 +150,15 @@ async def test_the_sidebar_is_read_in_the_order_of_its_index(shelf: Shelf) -> No
     connection.close()
     assert len(steps) == 1
     assert "ix_conversations_sidebar" in steps[0]
+
+
+@only_sqlite
+async def test_live_replies_of_a_user_are_found_by_an_index_of_live_ones_alone(shelf: Shelf) -> None:
+    with sent_statements() as sent:
+        async with shelf.storage.read() as work:
+            await work.budgets.use(ME)
+    ((statement, given),) = sent
+    connection = sqlite3.connect(str(shelf.database.file))
+    steps = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", given)]
+    connection.close()
+    assert any("ix_replies_live" in step for step in steps)

@@ -90,6 +90,12 @@ async def test_the_secret_itself_signs_nothing() -> None:
     await refusal(token(HEADER, CLAIMS, by_hmac(SECRET.encode())))
 
 
+async def test_a_secret_may_hold_bytes_that_are_no_text() -> None:
+    other = AccessTokens(SECRET + "\udcff", CLOCK)
+    claims = Claims("user_1", CLOCK.now() + ACCESS_LIFETIME, session_id="session_1")
+    assert await other.read(other.issue(claims)) == claims
+
+
 async def test_tokens_of_another_secret_are_refused() -> None:
     other = AccessTokens(SECRET[::-1], CLOCK)
     await refusal(other.issue(Claims("user_1", CLOCK.now() + timedelta(minutes=1), session_id="session_1")))

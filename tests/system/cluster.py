@@ -9,7 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Cluster:
     database: "asyncpg.Pool[asyncpg.Record]"
     proxies: list[FaultyProxy]
     """In front of the servers, where an experiment asked for them: clients go through these."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Of every request of a client."""
 
     # ── as a client ──
 
@@ -51,7 +53,7 @@ class Cluster:
         """One operation; its data. Raises Unreachable where a client would try again, AssertionError otherwise."""
         body = {"query": query, "variables": variables}
         try:
-            async with self.http.post(f"{self.address(place)}/graphql", json=body) as response:
+            async with self.http.post(f"{self.address(place)}/graphql", json=body, headers=self.headers) as response:
                 answer = await response.json(content_type=None)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise Unreachable(type(error).__name__) from error

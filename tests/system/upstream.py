@@ -19,6 +19,9 @@ from aiohttp import web
 
 from tests.system.tokens import Script, numbers
 
+CHARACTERS = 4
+"""Of a token, by this endpoint's account."""
+
 
 @dataclass(slots=True)
 class Call:
@@ -31,6 +34,8 @@ class Call:
     sent: int = 0
     first_token: float | None = None
     ended: float | None = None
+    usage: int = 0
+    """Tokens in and out, as told at the end: one for every four characters."""
     whole: bool = False
     """Ended by itself; otherwise whoever asked has closed the connection."""
 
@@ -45,13 +50,15 @@ class Upstream:
         self.base_url = ""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        script, shown = self._asked((await request.json())["messages"])
+        messages = (await request.json())["messages"]
+        script, shown = self._asked(messages)
+        asked = sum(len(str(message["content"])) for message in messages) // CHARACTERS
         call = Call(len(self.calls) + 1, script.key, time.monotonic(), len(numbers(shown)))
         self.calls.append(call)
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         try:
-            await self._stream(response, call, script)
+            await self._stream(response, call, script, asked)
             call.whole = True
         except (ConnectionResetError, asyncio.CancelledError):
             self.closed.set()
@@ -60,16 +67,21 @@ class Upstream:
             call.ended = time.monotonic()
         return response
 
-    async def _stream(self, response: web.StreamResponse, call: Call, script: Script) -> None:
-        due = time.monotonic() + script.first
+    async def _stream(self, response: web.StreamResponse, call: Call, script: Script, asked: int) -> None:
+        due, written = time.monotonic() + script.first, 0
         for number in range(call.goes_on_from, script.tokens):
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             now = time.monotonic()
             call.first_token = call.first_token or now
-            await response.write(frame({"content": f"{call.number}.{number}@{now:.4f}{'.' * script.pad} "}))
+            token = f"{call.number}.{number}@{now:.4f}{'.' * script.pad} "
+            await response.write(frame({"content": token}))
             call.sent += 1
+            written += len(token)
             due += 1 / script.rate
-        await response.write(frame({}, "stop") + b"data: [DONE]\n\n")
+        answered = written // CHARACTERS
+        call.usage = asked + answered
+        usage = {"prompt_tokens": asked, "completion_tokens": answered}
+        await response.write(frame({}, "stop", usage) + b"data: [DONE]\n\n")
 
     def _asked(self, messages: list[dict[str, Any]]) -> tuple[Script, str]:
         """How to answer, and what of the answer was given before."""
@@ -82,8 +94,9 @@ class Upstream:
         return self._default, ""
 
 
-def frame(delta: dict[str, str], reason: str | None = None) -> bytes:
-    body = {"id": "c", "model": "upstream", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+def frame(delta: dict[str, str], reason: str | None = None, usage: dict[str, int] | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    body = {"id": "c", "model": "upstream", "choices": [choice]} | ({} if usage is None else {"usage": usage})
     return b"data: " + json.dumps(body).encode() + b"\n\n"
 
 

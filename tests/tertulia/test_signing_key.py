@@ -1,15 +1,14 @@
 """Where the signing key comes from, which keys are refused, and that a made one is nobody else's."""
 
 import os
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from tertulia.settings import SettingsError
 from tertulia.signing_key import signing_key
-from tests.tertulia.commands import ROOT
 
 WEAK = {
     "empty": "",
@@ -129,28 +128,15 @@ def test_a_file_in_place_of_the_folder_is_refused(database: Path) -> None:
     assert "cannot be used" in refused(None, database)
 
 
-def test_processes_that_start_at_once_agree_on_the_key(database: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from tertulia.signing_key import signing_key; print('ready', flush=True)"
-        "; sys.stdin.read(); print(signing_key(None, Path(sys.argv[1]), loopback=True))"
-    )
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(database)],
-            cwd=ROOT,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        for _ in range(4)
-    ]
-    for process in started:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in started:
-        assert process.stdin is not None
-        process.stdin.close()
-        process.stdin = None
-    keys = {process.communicate()[0].strip() for process in started}
-    assert keys == {signing_key(None, database, loopback=True)}
-    assert [path.name for path in database.parent.iterdir()] == ["tertulia.db.key"]
+def test_those_who_start_at_once_agree_on_the_key(tmp_path: Path) -> None:
+    together = Barrier(8)
+
+    def start(database: Path) -> str:
+        together.wait()
+        return signing_key(None, database, loopback=True)
+
+    with ThreadPoolExecutor(8) as starting:
+        for number in range(25):
+            database = tmp_path / str(number) / "tertulia.db"
+            assert len(set(starting.map(start, [database] * 8))) == 1
+            assert [path.name for path in database.parent.iterdir()] == ["tertulia.db.key"]
