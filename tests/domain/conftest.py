@@ -1,5 +1,6 @@
 """A whole server without HTTP: real SQLite, a scripted model, and a counter that counts words."""
 
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,11 @@ from domain.conversations import Message
 from domain.inputs import SendMessage
 from domain.reply_service import Sent
 from domain.streaming import StreamedEvent
+from persistence import schema
+from persistence.database import Database
 from tertulia.services import Running, open_services
+from tests.domain.door import ADA, Door
+from tests.domain.people import Accounts, accounts_in
 from tests.doubles import ScriptedModel, WordCounter, answer
 from tests.serving import settings_for
 
@@ -59,3 +64,36 @@ def model() -> ScriptedModel:
 async def talk(tmp_path: Path, model: ScriptedModel) -> AsyncIterator[Talk]:
     async with open_services(settings_for(tmp_path), model=model, tokens=WordCounter()) as running:
         yield Talk(running, model)
+
+
+@pytest.fixture
+async def accounts(tmp_path: Path, model: ScriptedModel) -> AsyncIterator[Accounts]:
+    async with accounts_in(tmp_path, model) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def migrated() -> list[Path]:
+    """An empty database, once somebody has made it."""
+    return []
+
+
+async def made_in(folder: Path) -> Path:
+    database = Database(f"sqlite:///{folder}/migrated.db")
+    await schema.upgrade(database)
+    await database.close()
+    return folder / "migrated.db"
+
+
+@pytest.fixture
+async def door(tmp_path: Path, migrated: list[Path], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
+    if not migrated:
+        migrated.append(await made_in(tmp_path_factory.mktemp("door")))
+    shutil.copy(migrated[0], tmp_path / "door.db")
+    database = Database(f"sqlite:///{tmp_path}/door.db")
+    made = Door(database)
+    async with made.storage.write() as work:
+        await work.users.add(ADA, "hash")
+        await work.commit()
+    yield made
+    await database.close()

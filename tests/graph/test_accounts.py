@@ -1,93 +1,12 @@
 """Accounts over a real server: every mutation and its payload, what the viewer sees, and each kind of server."""
 
-import base64
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.doubles import ScriptedModel
-from tests.security.key_server import key_server
-from tests.serving import Serving, serving, settings_for
-
-PASSWORD, OTHER = "correct horse", "battery staple"
-ERRORS = "errors { __typename code message path ... on RateLimitedError { retryAfterMs } }"
-SIGNED_IN = f"viewer {{ id email displayName }} accessToken accessTokenExpiresAt refreshToken {ERRORS}"
-MUTATIONS = {
-    "register": ("RegisterInput", SIGNED_IN),
-    "login": ("LoginInput", SIGNED_IN),
-    "refreshSession": ("RefreshSessionInput", SIGNED_IN),
-    "logout": ("LogoutInput", ERRORS),
-    "changePassword": ("ChangePasswordInput", SIGNED_IN),
-    "revokeSession": ("RevokeSessionInput", f"deletedId {ERRORS}"),
-    "deleteAccount": ("DeleteAccountInput", f"deletedId {ERRORS}"),
-    "createApiKey": ("CreateApiKeyInput", f"apiKey {{ id name prefix lastUsedAt expiresAt }} secret {ERRORS}"),
-    "revokeApiKey": ("RevokeApiKeyInput", f"deletedId {ERRORS}"),
-}
-VIEWER = """{ viewer { id email displayName
-  sessions { id userAgent current } apiKeys { id name prefix lastUsedAt } quotas { name limit used resetsAt } } }"""
-SERVER = "{ server { authentication registrationOpen } }"
-SEND = """mutation ($text: String!) { sendMessage(input: {text: $text, waitMs: 5000}) {
-  conversation { id } message { id } reply { id text } errors { code } } }"""
-TITLES = "{ conversations { totalCount nodes { title } } }"
-ISSUER, AUDIENCE = "https://id.example/", "tertulia"
-Token = Callable[..., str]
-
-
-class Person:
-    """Somebody at a server, with or without a token."""
-
-    def __init__(self, server: Serving, token: str | None = None) -> None:
-        self.server = server
-        self.headers = {} if token is None else {"authorization": f"Bearer {token}"}
-
-    async def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        return await self.server.ask(query, self.headers, **variables)
-
-    async def do(self, name: str, /, **input_: Any) -> dict[str, Any]:
-        """One of the mutations; its payload."""
-        type_, selection = MUTATIONS[name]
-        query = f"mutation ($input: {type_}!) {{ {name}(input: $input) {{ {selection} }} }}"
-        payload: dict[str, Any] = (await self.ask(query, input=input_))[name]
-        return payload
-
-    async def done(self, name: str, /, **input_: Any) -> dict[str, Any]:
-        payload = await self.do(name, **input_)
-        assert payload["errors"] == []
-        return payload
-
-    async def refused(self, name: str, /, **input_: Any) -> tuple[str, list[str]]:
-        """Code and path of the one error, beside which the payload is empty."""
-        payload = await self.do(name, **input_)
-        (error,) = payload.pop("errors")
-        assert not any(payload.values())
-        return error["code"], error["path"]
-
-    async def code(self, query: str = VIEWER) -> str:
-        """Why an operation is not executed."""
-        body = await self.server.post({"query": query}, self.headers)
-        code: str = body["errors"][0]["extensions"]["code"]
-        return code
-
-    async def titles(self) -> list[str]:
-        return [conversation["title"] for conversation in (await self.ask(TITLES))["conversations"]["nodes"]]
-
-
-async def registered(server: Serving, email: str = "ada@example.org") -> tuple[Person, dict[str, Any]]:
-    payload = await Person(server).done("register", email=email, password=PASSWORD, displayName="Ada")
-    return Person(server, payload["accessToken"]), payload
-
-
-@asynccontextmanager
-async def server_with(folder: Path, **settings: Any) -> AsyncIterator[Serving]:
-    async with serving(settings_for(folder, **settings), ScriptedModel()) as running:
-        yield running
+from tests.graph.people import FORMS, OTHER, PASSWORD, SEND, SERVER, TITLES, VIEWER, Person, registered, server_with
+from tests.serving import Serving
 
 
 @pytest.fixture
@@ -279,18 +198,6 @@ async def test_where_registration_is_closed_nobody_can_register(tmp_path: Path) 
         assert code == "REGISTRATION_CLOSED"
 
 
-FORMS: dict[str, dict[str, Any]] = {
-    "register": {"email": "a@b", "password": PASSWORD},
-    "login": {"email": "a@b", "password": PASSWORD},
-    "refreshSession": {"refreshToken": "x"},
-    "changePassword": {"currentPassword": PASSWORD, "newPassword": OTHER},
-    "revokeSession": {"sessionId": "ses_1"},
-    "deleteAccount": {"password": PASSWORD},
-    "createApiKey": {"name": "robot"},
-    "revokeApiKey": {"apiKeyId": "key_1"},
-}
-
-
 async def test_without_accounts_they_are_not_to_be_had_and_everybody_is_the_local_user(tmp_path: Path) -> None:
     async with server_with(tmp_path, registration="open") as server:
         somebody = Person(server, "any")
@@ -323,88 +230,3 @@ async def test_in_cookie_mode_the_refresh_token_is_in_a_cookie_alone(tmp_path: P
         assert (await person.done("refreshSession"))["accessToken"]
         await person.done("logout")
         assert await ada.code() == "UNAUTHENTICATED"
-
-
-# ── an identity provider ──
-
-
-@pytest.fixture(scope="module")
-def key() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-@pytest.fixture
-def token(key: ec.EllipticCurvePrivateKey) -> Token:
-    def make(subject: str = "42", **claims: Any) -> str:
-        now = int(time.time())
-        plain = {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "iat": now, "exp": now + 600}
-        return jwt.encode(plain | claims, key, "ES256", {"typ": "at+jwt", "kid": "k1"})
-
-    return make
-
-
-def pem(key: ec.EllipticCurvePrivateKey) -> str:
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-
-
-def jwk(key: ec.EllipticCurvePrivateKey) -> dict[str, Any]:
-    numbers = key.public_key().public_numbers()
-    x, y = (base64.urlsafe_b64encode(n.to_bytes(32, "big")).rstrip(b"=").decode() for n in (numbers.x, numbers.y))
-    return {"kty": "EC", "crv": "P-256", "kid": "k1", "use": "sig", "alg": "ES256", "x": x, "y": y}
-
-
-def provider(**keys: str) -> dict[str, Any]:
-    return {"auth": "jwt", "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE} | keys
-
-
-async def test_users_of_a_provider_come_by_its_tokens_and_are_apart(
-    tmp_path: Path, key: ec.EllipticCurvePrivateKey, token: Token
-) -> None:
-    async with server_with(tmp_path, **provider(jwt_public_key=pem(key))) as server:
-        ada, grace = Person(server, token("1", name="Ada")), Person(server, token("2"))
-        viewer = (await ada.ask(VIEWER))["viewer"]
-        assert (viewer["displayName"], viewer["email"], viewer["sessions"]) == ("Ada", None, [])
-        await ada.ask(SEND, text="Ada's")
-        assert (await ada.titles(), await grace.titles()) == (["Ada's"], [])
-        assert (await Person(server, token("1")).ask(VIEWER))["viewer"]["id"] == viewer["id"]
-        assert (await Person(server).ask(SERVER))["server"]["authentication"] == ["OIDC", "API_KEY"]
-
-
-async def test_users_of_a_provider_make_keys_and_have_no_password_here(
-    tmp_path: Path, key: ec.EllipticCurvePrivateKey, token: Token
-) -> None:
-    async with server_with(tmp_path, **provider(jwt_public_key=pem(key))) as server:
-        ada = Person(server, token())
-        made = await ada.done("createApiKey", name="robot")
-        assert (await Person(server, made["secret"]).ask("{ viewer { id } }")) == await ada.ask("{ viewer { id } }")
-        await ada.done("revokeApiKey", apiKeyId=made["apiKey"]["id"])
-        for name in ("register", "login", "refreshSession", "changePassword", "deleteAccount"):
-            assert await ada.refused(name, **FORMS[name]) == ("FORBIDDEN", ["input"])
-
-
-async def test_tokens_that_are_not_the_providers_for_this_server_are_refused(
-    tmp_path: Path, key: ec.EllipticCurvePrivateKey, token: Token
-) -> None:
-    other = ec.generate_private_key(ec.SECP256R1())
-    forged = jwt.encode(jwt.decode(token(), options={"verify_signature": False}), other, "ES256", {"typ": "at+jwt"})
-    async with server_with(tmp_path, **provider(jwt_public_key=pem(key))) as server:
-        for wrong in (forged, token(aud="else"), token(iss="https://else/"), token(exp=int(time.time()) - 1)):
-            assert await Person(server, wrong).code() == "UNAUTHENTICATED"
-
-
-async def test_the_providers_keys_are_fetched_from_where_it_publishes_them(
-    tmp_path: Path, key: ec.EllipticCurvePrivateKey, token: Token
-) -> None:
-    async with key_server() as keys:
-        keys.offer(jwk(key))
-        async with server_with(tmp_path, **provider(jwt_jwks_url=keys.url)) as server:
-            for _ in range(3):
-                assert (await Person(server, token()).ask("{ viewer { id } }"))["viewer"] is not None
-        assert keys.fetches == 1
-
-
-async def test_while_the_providers_keys_are_away_nobody_is_called_unknown(tmp_path: Path, token: Token) -> None:
-    async with key_server() as keys:
-        keys.status = 500
-        async with server_with(tmp_path, **provider(jwt_jwks_url=keys.url)) as server:
-            assert await Person(server, token()).code() == "UNAVAILABLE"
