@@ -134,48 +134,6 @@ async def test_users_are_listed_in_the_order_of_their_creation(shelf: Shelf) -> 
     assert await page(shelf, everybody[-1]) == []
 
 
-async def test_a_password_is_changed_for_its_user_alone(shelf: Shelf) -> None:
-    user, other = await added(shelf), await added(shelf, email="grace@example.org")
-    async with shelf.storage.write() as work:
-        await work.users.set_password(user.id, "new")
-        await work.commit()
-    async with shelf.storage.read() as work:
-        assert await work.users.account(user.id) == Account(user, "new")
-        assert await work.users.account(other.id) == Account(other, HASH)
-
-
-async def test_an_account_that_is_held_is_as_it_is_now_and_stays_so(shelf: Shelf) -> None:
-    user = await added(shelf)
-
-    async def set_password() -> None:
-        async with shelf.storage.write() as work:
-            await work.users.set_password(user.id, "new")
-            await work.commit()
-
-    async with shelf.storage.write() as work:
-        assert await work.users.held(user.id) == Account(user, HASH)
-        setting = asyncio.create_task(set_password())
-        await shelf.somebody_waits()
-        assert await work.users.account(user.id) == Account(user, HASH)
-        await work.commit()
-    await setting
-    async with shelf.storage.write() as work:
-        assert await work.users.held(user.id) == Account(user, "new")
-        assert await work.users.held("user_absent") is None
-
-
-async def test_whoever_holds_an_account_does_not_keep_others_from_adding_to_it(shelf: Shelf) -> None:
-    user = await added(shelf)
-    async with shelf.storage.write() as work:
-        await work.users.held(user.id)
-        if not shelf.database.is_sqlite:
-            await shelf.conversation(user_id=user.id)
-
-
-def test_no_password_hash_is_shown() -> None:
-    assert HASH not in repr(Account(a_user(), HASH))
-
-
 # ── deleting ──
 
 
