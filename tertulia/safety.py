@@ -37,7 +37,7 @@ def _check_key(settings: Settings) -> None:
         return
     secret, embedded = settings.secret_key, normalised(settings.database_url).get_backend_name() == "sqlite"
     if secret is not None or not embedded or not settings.loopback_only:
-        signing_key(secret and secret.get_secret_value(), None, loopback=settings.loopback_only)
+        signing_key(secret.get_secret_value() if secret else None, None, loopback=settings.loopback_only)
 
 
 def _check_provider(settings: Settings) -> None:

@@ -27,7 +27,7 @@ DELETE = "mutation ($input: DeleteAccountInput!) { deleteAccount(input: $input) 
 VIEWER = "{ viewer { id } }"
 
 
-def accounts_on(**more: str) -> dict[str, str]:
+def accounts_on(**more: str) -> dict[str, Any]:
     """Settings of servers with accounts, on which no limit is met but those that are given."""
     unlimited = {
         "TERTULIA_LOGINS_PER_ADDRESS": "0",
