@@ -11,6 +11,8 @@ from tests.tertulia.commands import tertulia
 
 JWT = {"auth": "jwt", "jwt_issuer": "https://id.example/", "jwt_audience": "tertulia"}
 URL = "https://id.example/keys"
+POSTGRES = "postgresql://127.0.0.1/chat"
+SECRET = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 UNSAFE: dict[str, tuple[dict[str, Any], str, str]] = {
     "strangers without accounts": ({"host": "0.0.0.0"}, "TERTULIA_HOST", "TERTULIA_AUTH=password"),
     "any origin with cookies": (
@@ -24,6 +26,21 @@ UNSAFE: dict[str, tuple[dict[str, Any], str, str]] = {
         "TERTULIA_REFRESH_COOKIE",
         "TERTULIA_AUTH=password",
     ),
+    "accounts for everybody without a key": (
+        {"host": "0.0.0.0", "auth": "password"},
+        "TERTULIA_SECRET_KEY",
+        "openssl rand",
+    ),
+    "accounts on PostgreSQL without a key": (
+        {"database_url": POSTGRES, "auth": "password"},
+        "TERTULIA_SECRET_KEY",
+        "openssl rand",
+    ),
+    "a key that can be guessed": (
+        {"auth": "password", "secret_key": "change-me-to-your-secret-key-please!!"},
+        "TERTULIA_SECRET_KEY",
+        "openssl rand",
+    ),
     "no issuer": (JWT | {"jwt_issuer": None, "jwt_jwks_url": URL}, "TERTULIA_AUTH", "TERTULIA_JWT_ISSUER"),
     "no audience": (JWT | {"jwt_audience": "", "jwt_jwks_url": URL}, "TERTULIA_AUTH", "TERTULIA_JWT_AUDIENCE"),
     "no keys": (JWT, "TERTULIA_AUTH", "TERTULIA_JWT_JWKS_URL or TERTULIA_JWT_PUBLIC_KEY"),
@@ -35,7 +52,9 @@ UNSAFE: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 SAFE: dict[str, dict[str, Any]] = {
     "nothing set": {},
-    "accounts for everybody": {"host": "0.0.0.0", "auth": "password"},
+    "accounts for everybody": {"host": "0.0.0.0", "auth": "password", "secret_key": SECRET},
+    "accounts on PostgreSQL": {"database_url": POSTGRES, "auth": "password", "secret_key": SECRET},
+    "accounts on this machine": {"auth": "password"},
     "one user on purpose": {"host": "0.0.0.0", "allow_anonymous": True},
     "cookies for one front end": {
         "auth": "password",
