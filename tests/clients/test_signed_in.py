@@ -50,8 +50,8 @@ class Observed:
 
 
 @asynccontextmanager
-async def serving_accounts(folder: Path, model: GatedModel) -> AsyncIterator[Serving]:
-    settings = settings_for(folder, auth="password", registration="open")
+async def serving_accounts(folder: Path, model: GatedModel, **changes: Any) -> AsyncIterator[Serving]:
+    settings = settings_for(folder, auth="password", registration="open", **changes)
     async with serving(settings, model) as server:
         yield server
 
@@ -104,6 +104,15 @@ async def test_a_session_that_was_ended_elsewhere_ends_the_stream_once_and_for_a
                 await server.ask(LOGOUT, bearer)
     assert [line for line in lines if "ended" in line] == [{"ended": True}]
     assert "refused" in lines[-1], lines
+
+
+async def test_a_session_lives_by_its_cookie_alone(scripts: Scripts, tmp_path: Path) -> None:
+    async with serving_accounts(tmp_path, GatedModel(), refresh_cookie=True) as server:
+        await server.ask(REGISTER, input={"email": EMAIL, "password": PASSWORD})
+        told = [line async for line in scripts.lines("cookie-session.mjs", f"{server.url}/graphql", EMAIL, PASSWORD)]
+    assert [line["renewed"] for line in told if "renewed" in line] == [True, False]
+    assert [line["kept"] for line in told if "kept" in line] == [None] * 4
+    assert {"ended": True} in told
 
 
 CREATE_KEY = 'mutation { createApiKey(input: {name: "Nightly"}) { apiKey { id } secret errors { message } } }'
