@@ -21,7 +21,8 @@ from tests.serving import Serving, serving, settings_for
 
 EMAIL, PASSWORD = "ada@example.com", "correct horse battery"
 PIECES = ["Nothing ", "is lost, ", "nothing ", "is doubled."]
-WAYS = ["apollo", "urql", "relay", "multipart"]
+SOCKETS, STREAMS = ["apollo", "urql", "relay"], ["multipart", "sse"]
+WAYS = [*SOCKETS, *STREAMS]
 REGISTER = "mutation ($input: RegisterInput!) { register(input: $input) { accessToken errors { message } } }"
 LOGOUT = "mutation { logout(input: {everywhere: true}) { errors { message } } }"
 STORED = "query ($id: ID!) { message(id: $id) { status text } }"
@@ -81,7 +82,7 @@ async def test_a_token_that_ends_in_mid_stream_costs_no_text_and_one_refresh(
     assert stored == {"status": "COMPLETE", "text": reply.text}
     assert {name: held[name] for name in stored} == stored
     assert [line["viewers"] for line in lines if "viewers" in line] == [[EMAIL] * 5]
-    assert next(line["closed"] for line in lines if "closed" in line) == (401 if way == "multipart" else 4403)
+    assert next(line["closed"] for line in lines if "closed" in line) == (401 if way in STREAMS else 4403)
     assert observed.refreshed == 1
     assert observed.after[0] is None
     assert len(observed.after) == 2
