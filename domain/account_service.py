@@ -6,7 +6,6 @@ are carried.
 """
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -26,6 +25,7 @@ from domain.accounts import (
     check_name,
     check_password,
     digest,
+    new_user,
     normalised_email,
     normalised_password,
 )
@@ -38,6 +38,7 @@ from domain.errors import (
     NotFound,
     RateLimited,
     SessionExpired,
+    Unavailable,
 )
 from domain.ports import Clock, Ids, Notifier, PasswordHasher, TokenIssuer
 from domain.storage import Storage, UnitOfWork
@@ -102,7 +103,7 @@ class AccountService:
             raise AccessDenied(
                 ErrorCode.REGISTRATION_CLOSED, "Registration is closed; ask whoever runs this server for an account."
             )
-        user, password = self._new_user(email, password, name)
+        user, password = new_user(self._ids.new("user"), email, password, name, self._clock.now())
         async with self._storage.write() as work:
             limit = self.policy.registrations_per_address
             wait = await _hit(work, f"register:{client.address}", limit, REGISTRATIONS_WINDOW)
@@ -129,8 +130,7 @@ class AccountService:
         outdated = self._hasher.is_outdated(hashed)
         renewed = await self._hasher.hash(normalised_password(password)) if outdated else None
         async with self._storage.write() as work:
-            if await work.users.account(account.user.id) != account:  # changed or deleted meanwhile
-                raise BadCredentials
+            await _unchanged(work, account)
             if renewed is not None:
                 await work.users.set_password(account.user.id, renewed)
             signed_in = await self._sign_in(work, account.user, client)
@@ -183,6 +183,7 @@ class AccountService:
         check_password(new, account.user.email or "", "newPassword")
         hashed = await self._hasher.hash(new)
         async with self._storage.write() as work:
+            await _unchanged(work, account)
             await work.users.set_password(account.user.id, hashed)
             await work.sessions.revoke_all(account.user.id)
             signed_in = await self._sign_in(work, account.user, client)
@@ -241,63 +242,15 @@ class AccountService:
                 raise NotFound("API key", key_id, "apiKeyId")
             await work.commit()
 
-    # ── for operators ──
-
-    async def create_user(self, email: str, password: str, name: str | None) -> User:
-        """Whatever the policy on registration. Raises EmailTaken."""
-        user, password = self._new_user(email, password, name)
-        hashed = await self._hasher.hash(password)
-        async with self._storage.write() as work:
-            if not await work.users.add(user, hashed):
-                raise EmailTaken
-            await work.commit()
-        return user
-
-    async def users(self, after: str | None, limit: int) -> Sequence[User]:
-        async with self._storage.read() as work:
-            return await work.users.page(after, limit)
-
-    async def set_password(self, email: str, password: str) -> User:
-        """End every session of the user, and the lock after too many tries. Raises NotFound."""
-        email, password = normalised_email(email), normalised_password(password)
-        check_password(password, email, "password")
-        hashed = await self._hasher.hash(password)
-        async with self._storage.write() as work:
-            await work.rates.reset(_tries_of(email))
-            account = await work.users.by_email(email)
-            if account is None:
-                raise NotFound("user", email, "email")
-            await work.users.set_password(account.user.id, hashed)
-            await work.sessions.revoke_all(account.user.id)
-            await work.commit()
-        return account.user
-
-    async def adopt(self, from_user_id: str, to: str) -> tuple[User, int]:
-        """Give a user, named by address or id, all conversations of another. The user and how many. Raises NotFound."""
-        async with self._storage.write() as work:
-            account = await (work.users.by_email(normalised_email(to)) if "@" in to else work.users.account(to))
-            if account is None:
-                raise NotFound("user", to)
-            given = await work.conversations.give(from_user_id, account.user.id)
-            await work.commit()
-        self._notifier.ring(user_topic(from_user_id), user_topic(account.user.id))
-        return account.user, given
-
     # ── steps ──
-
-    def _new_user(self, email: str, password: str, name: str | None) -> tuple[User, str]:
-        email, password = normalised_email(email), normalised_password(password)
-        check_password(password, email, "password")
-        check_name(name, "displayName")
-        return User(self._ids.new("user"), name, self._clock.now(), email), password
 
     async def _verify(self, email: str, account: Account | None, password: str, client: Client) -> None:
         """Raises RateLimited, or BAD_CREDENTIALS after the same time whether there is such an account or not.
 
         A try is counted before it is made, so that many at once are no more than many one by one; a right one is
-        taken back.
+        taken back, and one that could not be made for lack of time.
         """
-        by_address, by_account = f"login:{client.address}", _tries_of(email)
+        by_address, by_account = f"login:{client.address}", tries_of(email)
         async with self._storage.write() as work:
             wait = await _hit(work, by_address, self.policy.logins_per_address, TRIES_WINDOW)
             if wait is None:
@@ -306,11 +259,19 @@ class AccountService:
         if wait is not None:
             raise RateLimited("tries to sign in", wait)
         hashed = None if account is None else account.password_hash
-        if not await self._hasher.verify(normalised_password(password), hashed):
+        try:
+            right = await self._hasher.verify(normalised_password(password), hashed)
+        except Unavailable:
+            await self._forgive(by_address, by_account)
+            raise
+        if not right:
             raise BadCredentials
+        await self._forgive(by_address, by_account)
+
+    async def _forgive(self, *keys: str) -> None:
         async with self._storage.write() as work:
-            await work.rates.forgive(by_address)
-            await work.rates.forgive(by_account)
+            for key in keys:
+                await work.rates.forgive(key)
             await work.commit()
 
     async def _confirmed(self, identity: Identity, password: str, client: Client, path: str) -> Account:
@@ -355,8 +316,18 @@ class AccountService:
             )
 
 
-def _tries_of(email: str) -> str:
+def tries_of(email: str) -> str:
+    """The key under which tries of an account's password are counted."""
     return f"tries:{digest(email)}"
+
+
+async def _unchanged(work: UnitOfWork, account: Account) -> None:
+    """Raises BAD_CREDENTIALS when the account was changed or deleted since its password was found right.
+
+    Else it stays so until the end of the unit: whoever sets another password afterwards ends what is begun here.
+    """
+    if await work.users.held(account.user.id) != account:
+        raise BadCredentials
 
 
 async def _hit(work: UnitOfWork, key: str, limit: int | None, window: timedelta) -> float | None:

@@ -39,6 +39,10 @@ class Users(Protocol):
 
     async def account(self, user_id: str) -> Account | None: ...
 
+    async def held(self, user_id: str) -> Account | None:
+        """The same as it is now, and nobody else changes it until the end of the unit."""
+        ...
+
     async def page(self, after: str | None, limit: int) -> list[User]:
         """In the order of ids, which is that of creation."""
         ...

@@ -135,6 +135,14 @@ def check_name(name: str | None, field: str) -> None:
     _encodable(name, field)
 
 
+def new_user(user_id: str, email: str, password: str, name: str | None, now: datetime) -> tuple[User, str]:
+    """A user of the server's own, and their password as it is hashed. Raises InvalidInput."""
+    email, password = normalised_email(email), normalised_password(password)
+    check_password(password, email, "password")
+    check_name(name, "displayName")
+    return User(user_id, name, now, email), password
+
+
 def _encodable(text: str, field: str) -> None:
     try:
         text.encode()

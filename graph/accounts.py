@@ -1,7 +1,7 @@
 """Accounts: registering, signing in and out, passwords, sessions and API keys.
 
-In cookie mode the refresh token is in a cookie that scripts cannot read, and in no answer: that needs HTTP, as a socket
-sets no cookies.
+In cookie mode the refresh token is in a cookie that scripts cannot read, and in no answer: that needs a plain HTTP
+answer, as sockets and streams set no cookies.
 """
 
 from datetime import datetime
@@ -221,9 +221,11 @@ def _uses_cookies(context: Context) -> bool:
 
 
 def _check_cookies(context: Context) -> None:
-    """Before anything is done: through a socket the token could only be in the answer, where scripts could read it."""
-    if _uses_cookies(context) and isinstance(context.request, WebSocket):
-        raise AccessDenied(ErrorCode.FORBIDDEN, "This needs HTTP: a socket cannot set the cookie.")
+    """Before anything is done: elsewhere the token could only be in the answer, where scripts could read it, or would
+    be lost, and a cookie that was used without being replaced looks stolen the next time."""
+    streams = context.response is None or isinstance(context.request, WebSocket)
+    if _uses_cookies(context) and streams:
+        raise AccessDenied(ErrorCode.FORBIDDEN, "This needs a plain HTTP answer: sockets and streams set no cookie.")
 
 
 def _cookie(context: Context) -> str | None:

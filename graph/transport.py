@@ -115,6 +115,7 @@ class Router(GraphQLRouter[Context, None]):
         identity, services = context.caller.identity, context.services
         await services.authenticator.admit(identity, context.caller.client.address)
         if isinstance(wanted, Framing):
+            context.response = None  # its headers are sent before anything is executed
             results = await self._results(operation, context, _allowed(request, READING))
             watched = partial(services.watch.over, identity)
             limits = self.limits

@@ -39,6 +39,10 @@ class SqlUsers:
     async def account(self, user_id: str) -> Account | None:
         return _account(await self._one(users.c.id == user_id))
 
+    async def held(self, user_id: str) -> Account | None:
+        query = _present().where(users.c.id == user_id).with_for_update(key_share=True)
+        return _account((await self._connection.execute(query)).one_or_none())
+
     async def page(self, after: str | None, limit: int) -> list[User]:
         query = _present() if after is None else _present().where(users.c.id > after)
         rows = (await self._connection.execute(query.order_by(users.c.id).limit(limit))).all()

@@ -40,10 +40,12 @@ def is_served(revision: str | None) -> bool:
 async def upgrade(database: Database, revision: str = "head") -> None:
     """Apply what is missing, in one transaction; of several at once each waits for the one before.
 
-    An embedded database's folder is made when it is absent.
+    An embedded database's folder and file are made when they are absent, the file for its owner alone: SQLite gives
+    the files beside it the same mode.
     """
     if database.file is not None:
         database.file.parent.mkdir(parents=True, exist_ok=True)
+        database.file.touch(0o600)
     async with database.migrating() as connection:
         await connection.run(lambda sync: command.upgrade(_config(sync), revision))
         await connection.commit()

@@ -1,12 +1,14 @@
 """What a server refuses to start with, because nobody would want it on purpose. Each refusal names its setting."""
 
+from persistence.database import normalised
 from tertulia.errors import SettingsError
 from tertulia.settings import Settings
+from tertulia.signing_key import signing_key
 
 
 def check_safety(settings: Settings) -> None:
     """Raises SettingsError with one sentence for the first thing that is unsafe."""
-    for check in (_check_exposure, _check_cookies, _check_provider):
+    for check in (_check_exposure, _check_cookies, _check_key, _check_provider):
         check(settings)
 
 
@@ -27,6 +29,15 @@ def _check_cookies(settings: Settings) -> None:
         )
     if settings.refresh_cookie and settings.auth != "password":
         raise SettingsError("TERTULIA_REFRESH_COOKIE is true, which needs TERTULIA_AUTH=password.")
+
+
+def _check_key(settings: Settings) -> None:
+    """Before anything is opened; where a key is made and kept, that is left to the start."""
+    if settings.auth != "password":
+        return
+    secret, embedded = settings.secret_key, normalised(settings.database_url).get_backend_name() == "sqlite"
+    if secret is not None or not embedded or not settings.loopback_only:
+        signing_key(secret.get_secret_value() if secret else None, None, loopback=settings.loopback_only)
 
 
 def _check_provider(settings: Settings) -> None:

@@ -245,12 +245,18 @@ async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
             if (advice := sqlite_advice()) is not None:
                 log.warning("this Python's SQLite is old", advice=advice)
             await schema.upgrade(database)
-        elif (revision := await schema.current_revision(database)) != schema.newest_revision():
-            raise SettingsError(
-                f"The database that DATABASE_URL names is at revision {revision or 'none'}, but this server needs "
-                f"{schema.newest_revision()}; run `tertulia migrate` first."
-            )
+        else:
+            await check_revision(database)
     return database
+
+
+async def check_revision(database: Database) -> None:
+    """Raises SettingsError when the database, which others may be using, has to be migrated by whoever runs it."""
+    if (revision := await schema.current_revision(database)) != schema.newest_revision():
+        raise SettingsError(
+            f"The database that DATABASE_URL names is at revision {revision or 'none'}, but this version needs "
+            f"{schema.newest_revision()}; run `tertulia migrate` first."
+        )
 
 
 @contextmanager

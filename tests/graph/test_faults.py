@@ -97,15 +97,17 @@ async def test_a_dead_upstream_is_said_to_be_unavailable(tmp_path: Path) -> None
     assert reply["generation"]["error"]["code"] == "PROVIDER_UNAVAILABLE"
 
 
-async def test_stopping_closes_the_request_upstream(server: Serving, endpoint: ScriptedEndpoint) -> None:
+async def test_stopping_closes_the_request_upstream(tmp_path: Path, endpoint: ScriptedEndpoint) -> None:
     endpoint.replies(stream(delta(content="Half"), Stall()))
-    sent = await server.ask('mutation { sendMessage(input: {text: "Hi"}) { reply { id } } }')
-    await endpoint.asked.wait()
-    stop = "mutation ($id: ID!) { stopReply(input: {replyId: $id}) { reply { status } } }"
-    stopped = await server.ask(stop, id=sent["sendMessage"]["reply"]["id"])
-    assert stopped["stopReply"]["reply"]["status"] == "STOPPED"
-    async with asyncio.timeout(1):
-        await endpoint.client_left.wait()
+    settings = settings_for(tmp_path, openai_base_url=endpoint.base_url, openai_api_key="k")
+    async with serving(settings) as server:
+        sent = await server.ask('mutation { sendMessage(input: {text: "Hi"}) { reply { id } } }')
+        await endpoint.asked.wait()
+        stop = "mutation ($id: ID!) { stopReply(input: {replyId: $id}) { reply { status } } }"
+        stopped = await server.ask(stop, id=sent["sendMessage"]["reply"]["id"])
+        assert stopped["stopReply"]["reply"]["status"] == "STOPPED"
+        async with asyncio.timeout(5):
+            await endpoint.client_left.wait()
 
 
 async def settled_text(server: Serving, reply_id: str) -> str:

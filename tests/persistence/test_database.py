@@ -2,11 +2,13 @@
 
 import asyncio
 import sqlite3
+import stat
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from persistence import schema
 from persistence.database import Database, normalised, sqlite_advice
 from tests.contracts.storing import ME, Shelf, a_message, add_reply, only_postgresql, only_sqlite
 
@@ -59,6 +61,29 @@ def test_what_cannot_be_used_is_refused_with_a_reason(written: str, reason: str)
 async def test_only_sqlite_is_a_file(tmp_path: Path) -> None:
     assert Database(f"sqlite:///{tmp_path}/chat.db").file == tmp_path / "chat.db"
     assert Database("postgresql://host/name").file is None
+
+
+async def test_a_new_sqlite_file_and_those_beside_it_are_their_owners_alone(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/data/chat.db")
+    await schema.upgrade(database)
+    async with database.connect(writing=True) as connection:
+        await connection.execute(text("CREATE TABLE t (x)"))
+        await connection.commit()
+        modes = await asyncio.to_thread(modes_in, tmp_path / "data")
+    await database.close()
+    assert modes == dict.fromkeys(("chat.db", "chat.db-shm", "chat.db-wal"), 0o600)
+
+
+async def test_the_mode_that_an_operator_gave_a_sqlite_file_stays(tmp_path: Path) -> None:
+    (tmp_path / "chat.db").touch(0o640)
+    database = Database(f"sqlite:///{tmp_path}/chat.db")
+    await schema.upgrade(database)
+    await database.close()
+    assert modes_in(tmp_path)["chat.db"] == 0o640
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    return {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
 
 
 # ── settings of connections ──

@@ -20,14 +20,14 @@ class Ended:
 async def started(*arguments: str, **environment: str) -> Process:
     variables = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | environment
     command = (sys.executable, "-m", "tertulia.cli", *arguments)
-    return await asyncio.create_subprocess_exec(*command, env=variables, stdout=PIPE, stderr=PIPE)
+    return await asyncio.create_subprocess_exec(*command, env=variables, stdin=PIPE, stdout=PIPE, stderr=PIPE)
 
 
-async def tertulia(*arguments: str, **environment: str) -> Ended:
-    """Run a command to its end."""
+async def tertulia(*arguments: str, given: bytes = b"", **environment: str) -> Ended:
+    """Run a command to its end, with what is given on its standard input."""
     process = await started(*arguments, **environment)
     try:
-        out, err = await asyncio.wait_for(process.communicate(), 30)
+        out, err = await asyncio.wait_for(process.communicate(given), 60)
     finally:
         if process.returncode is None:
             process.kill()

@@ -4,6 +4,7 @@ from tests.system.experiments.bells import cut_the_listeners, delay_across_proce
 from tests.system.experiments.budgets import spend_a_budget
 from tests.system.experiments.clocks import shift_a_clock
 from tests.system.experiments.freezes import freeze_the_generator
+from tests.system.experiments.guesses import guess_passwords, limit_an_address
 from tests.system.experiments.kills import kill_the_generator
 from tests.system.experiments.outages import kill_the_database
 from tests.system.experiments.queue import claim_a_queue
@@ -11,6 +12,7 @@ from tests.system.experiments.restarts import restart_in_turn
 from tests.system.experiments.sends import repeat_sends
 from tests.system.experiments.sockets import drop_all_sockets
 from tests.system.experiments.stops import stop_from_elsewhere
+from tests.system.experiments.timing import time_known_and_unknown
 from tests.system.feed_experiment import conversation_events
 from tests.system.report import Experiment
 
@@ -28,4 +30,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "host clock off by two hours": shift_a_clock,
     "budget spent from all processes at once": spend_a_budget,
     "delay across processes": delay_across_processes,
+    "passwords guessed on every process": guess_passwords,
+    "one address against many accounts": limit_an_address,
+    "time of sign-ins of known and unknown users": time_known_and_unknown,
 }

@@ -1,0 +1,67 @@
+"""A victim with a finished and a live reply, and what is known of somebody's world before and after an attack."""
+
+import json
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from tests.security.calls import World
+from tests.security.people import FEED, SEND, Person, streamed
+from tests.serving import Serving
+
+EXPORT = """{ viewer { id email displayName settings { systemPrompt } sessions { id } apiKeys { id name prefix } }
+  conversations(first: 20) { nodes { id title titleSource updatedAt lastActivityAt metadata leaf { id }
+    activeReplies { id } allMessages(first: 20) { nodes { id text status metadata createdAt parent { id } } } } } }"""
+WATCHED = """subscription ($id: ID!, $after: String) { replyStream(replyId: $id, after: $after) {
+  __typename cursor ... on TextDelta { text } ... on ReplySnapshot { reply { text } }
+  ... on ReplyFinished { reply { status text } } } }"""
+SECRET = "the code of the safe is 4711"
+
+
+@dataclass
+class Stage:
+    """The victim, with a finished and a live reply, whose world attackers look for."""
+
+    server: Serving
+    victim: Person
+    world: World
+
+
+async def world_of(person: Person, text: str, *, live: bool = False) -> World:
+    sent = await person.do(SEND, text=text, waitMs=30_000)
+    settled = sent["reply"]["id"]
+    reply = settled
+    if live:
+        more = await person.do(SEND, text="Go on.", conversationId=sent["conversation"]["id"])
+        reply = more["reply"]["id"]
+        async with aclosing(streamed(person.server, person.access, "sse", WATCHED, id=reply)) as events:
+            async for event in events:
+                if "Well" in json.dumps(event):
+                    break
+    key, _ = await person.new_key()
+    (session,) = await person.sessions()
+    return World(
+        sent["conversation"]["id"],
+        sent["message"]["id"],
+        reply,
+        settled,
+        session,
+        key,
+        person.user_id,
+        person.email,
+        person.refresh,
+        person.password,
+    )
+
+
+async def newest(person: Person) -> str:
+    """Where the person's feed ends: another place when anything was told since."""
+    async with aclosing(streamed(person.server, person.access, "sse", FEED)) as events:
+        async for event in events:
+            assert event["data"]["conversationEvents"]["__typename"] == "ResyncRequired"
+            return str(event["data"]["conversationEvents"]["cursor"])
+    raise AssertionError("a feed does not end")
+
+
+async def state(person: Person) -> tuple[Any, str]:
+    return await person.ask(EXPORT), await newest(person)
