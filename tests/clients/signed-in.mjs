@@ -1,6 +1,7 @@
 // Somebody signs in, and their access token ends in the middle of a reply and of several queries at once:
-// node signed-in.mjs ADDRESS E-MAIL PASSWORD [apollo|multipart|urql|relay]
+// node signed-in.mjs ADDRESS E-MAIL PASSWORD [apollo|multipart|sse|urql|relay]
 import { gql } from '@apollo/client';
+import { createClient as createStreams } from 'graphql-sse';
 import { createClient } from 'graphql-ws';
 import WebSocket from 'ws';
 import * as apollo from './apollo-client.mjs';
@@ -36,6 +37,31 @@ const options = {
 const ways = {
   apollo: () => byApollo(apollo.makeSocket(url, options)),
   multipart: () => byApollo(undefined),
+  sse() {
+    const client = createStreams({ url, headers: session.headers, retryAttempts: Infinity, retry: pause });
+    async function run(query, variables, onData) {
+      const token = session.token;
+      for await (const { data, errors } of client.iterate({ query, variables })) {
+        const refused = errors?.[0].extensions?.code === 'UNAUTHENTICATED';
+        if (refused && (await session.renew(token))) return run(query, variables, onData);
+        if (errors) throw new Error(errors[0].message);
+        onData(data);
+      }
+    }
+    return {
+      async ask(query, variables = {}) {
+        let answer;
+        await run(query, variables, (data) => { answer = data; });
+        return answer;
+      },
+      async watch(replyId, onChange) {
+        let reply = nothingYet;
+        const variables = { replyId, get after() { return reply.cursor; } };
+        await run(REPLY_STREAM, variables, ({ replyStream }) => onChange((reply = applyEvent(reply, replyStream))));
+        return reply;
+      },
+    };
+  },
   urql() {
     const client = urql.makeClient(url, session, options);
     return {
@@ -99,7 +125,7 @@ watched.catch((error) => {
   process.exit(0);
 });
 
-if (way === 'multipart') await refused(session.headers()).then(tokenEnded);
+if (way === 'multipart' || way === 'sse') await refused(session.headers()).then(tokenEnded);
 await atItsEnd;
 const viewers = await Promise.allSettled(Array.from({ length: AT_ONCE }, () => ask(VIEWER)));
 print.line({ viewers: viewers.map(({ value }) => value?.viewer.email ?? null) });

@@ -21,7 +21,8 @@ from tests.serving import Serving, serving, settings_for
 
 EMAIL, PASSWORD = "ada@example.com", "correct horse battery"
 PIECES = ["Nothing ", "is lost, ", "nothing ", "is doubled."]
-WAYS = ["apollo", "urql", "relay", "multipart"]
+SOCKETS, STREAMS = ["apollo", "urql", "relay"], ["multipart", "sse"]
+WAYS = [*SOCKETS, *STREAMS]
 REGISTER = "mutation ($input: RegisterInput!) { register(input: $input) { accessToken errors { message } } }"
 LOGOUT = "mutation { logout(input: {everywhere: true}) { errors { message } } }"
 STORED = "query ($id: ID!) { message(id: $id) { status text } }"
@@ -50,8 +51,8 @@ class Observed:
 
 
 @asynccontextmanager
-async def serving_accounts(folder: Path, model: GatedModel) -> AsyncIterator[Serving]:
-    settings = settings_for(folder, auth="password", registration="open")
+async def serving_accounts(folder: Path, model: GatedModel, **changes: Any) -> AsyncIterator[Serving]:
+    settings = settings_for(folder, auth="password", registration="open", **changes)
     async with serving(settings, model) as server:
         yield server
 
@@ -81,7 +82,7 @@ async def test_a_token_that_ends_in_mid_stream_costs_no_text_and_one_refresh(
     assert stored == {"status": "COMPLETE", "text": reply.text}
     assert {name: held[name] for name in stored} == stored
     assert [line["viewers"] for line in lines if "viewers" in line] == [[EMAIL] * 5]
-    assert next(line["closed"] for line in lines if "closed" in line) == (401 if way == "multipart" else 4403)
+    assert next(line["closed"] for line in lines if "closed" in line) == (401 if way in STREAMS else 4403)
     assert observed.refreshed == 1
     assert observed.after[0] is None
     assert len(observed.after) == 2
@@ -104,6 +105,15 @@ async def test_a_session_that_was_ended_elsewhere_ends_the_stream_once_and_for_a
                 await server.ask(LOGOUT, bearer)
     assert [line for line in lines if "ended" in line] == [{"ended": True}]
     assert "refused" in lines[-1], lines
+
+
+async def test_a_session_lives_by_its_cookie_alone(scripts: Scripts, tmp_path: Path) -> None:
+    async with serving_accounts(tmp_path, GatedModel(), refresh_cookie=True) as server:
+        await server.ask(REGISTER, input={"email": EMAIL, "password": PASSWORD})
+        told = [line async for line in scripts.lines("cookie-session.mjs", f"{server.url}/graphql", EMAIL, PASSWORD)]
+    assert [line["renewed"] for line in told if "renewed" in line] == [True, False]
+    assert [line["kept"] for line in told if "kept" in line] == [None] * 4
+    assert {"ended": True} in told
 
 
 CREATE_KEY = 'mutation { createApiKey(input: {name: "Nightly"}) { apiKey { id } secret errors { message } } }'
