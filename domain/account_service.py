@@ -129,7 +129,7 @@ class AccountService:
         outdated = self._hasher.is_outdated(hashed)
         renewed = await self._hasher.hash(normalised_password(password)) if outdated else None
         async with self._storage.write() as work:
-            if await work.users.account(account.user.id) != account:  # changed or deleted meanwhile
+            if await work.users.account(account.user.id, lock=True) != account:  # changed or deleted meanwhile
                 raise BadCredentials
             if renewed is not None:
                 await work.users.set_password(account.user.id, renewed)
@@ -183,6 +183,8 @@ class AccountService:
         check_password(new, account.user.email or "", "newPassword")
         hashed = await self._hasher.hash(new)
         async with self._storage.write() as work:
+            if await work.users.account(account.user.id, lock=True) != account:
+                raise BadCredentials("currentPassword")
             await work.users.set_password(account.user.id, hashed)
             await work.sessions.revoke_all(account.user.id)
             signed_in = await self._sign_in(work, account.user, client)

@@ -36,7 +36,9 @@ class Users(Protocol):
         """By the normalised address."""
         ...
 
-    async def account(self, user_id: str) -> Account | None: ...
+    async def account(self, user_id: str, *, lock: bool = False) -> Account | None:
+        """`lock` holds it until the end of the unit: its password stays as it was read."""
+        ...
 
     async def page(self, after: str | None, limit: int) -> list[User]:
         """In the order of ids, which is that of creation."""

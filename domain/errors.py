@@ -171,8 +171,8 @@ class AccessDenied(DomainError):
 
 
 class BadCredentials(AccessDenied):
-    def __init__(self) -> None:
-        super().__init__(ErrorCode.BAD_CREDENTIALS, "The e-mail address or the password is wrong.")
+    def __init__(self, *path: str) -> None:
+        super().__init__(ErrorCode.BAD_CREDENTIALS, "The e-mail address or the password is wrong.", *path)
 
 
 class SessionExpired(AccessDenied):
