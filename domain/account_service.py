@@ -38,6 +38,7 @@ from domain.errors import (
     NotFound,
     RateLimited,
     SessionExpired,
+    Unavailable,
 )
 from domain.ports import Clock, Ids, Notifier, PasswordHasher, TokenIssuer
 from domain.storage import Storage, UnitOfWork
@@ -297,7 +298,7 @@ class AccountService:
         """Raises RateLimited, or BAD_CREDENTIALS after the same time whether there is such an account or not.
 
         A try is counted before it is made, so that many at once are no more than many one by one; a right one is
-        taken back.
+        taken back, and one that the hasher had no time for.
         """
         by_address, by_account = f"login:{client.address}", _tries_of(email)
         async with self._storage.write() as work:
@@ -308,11 +309,18 @@ class AccountService:
         if wait is not None:
             raise RateLimited("tries to sign in", wait)
         hashed = None if account is None else account.password_hash
-        if not await self._hasher.verify(normalised_password(password), hashed):
-            raise BadCredentials
+        try:
+            if not await self._hasher.verify(normalised_password(password), hashed):
+                raise BadCredentials
+        except Unavailable:
+            await self._forgive(by_address, by_account)
+            raise
+        await self._forgive(by_address, by_account)
+
+    async def _forgive(self, *tries: str) -> None:
         async with self._storage.write() as work:
-            await work.rates.forgive(by_address)
-            await work.rates.forgive(by_account)
+            for key in tries:
+                await work.rates.forgive(key)
             await work.commit()
 
     async def _confirmed(self, identity: Identity, password: str, client: Client, path: str) -> Account:

@@ -118,7 +118,7 @@ async def test_a_cursor_of_another_reply_begins_ones_own_anew(stage: Stage, atta
 @on_the_stage
 async def test_a_cursor_of_anothers_feed_begins_ones_own_anew(stage: Stage, attacker: Person) -> None:
     await world_of(attacker, "Hello")
-    cursors = []
+    cursors: list[str] = []
     for person, after in ((stage.victim, None), (attacker, None), (attacker, "theirs")):
         given = cursors[0] if after else None
         async with aclosing(streamed(stage.server, person.access, "sse", FEED, after=given)) as events:

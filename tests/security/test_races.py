@@ -6,30 +6,22 @@ On both databases, with the slower of the two held up in the middle of its last 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from domain.account_service import AccountPolicy, AccountService, SignedIn
-from domain.accounts import AuthMethod, Client, Identity
+from domain.account_service import SignedIn
+from domain.accounts import AuthMethod, Identity
 from domain.authentication import Authenticator
 from domain.errors import BadCredentials, SessionExpired, StorageError
 from domain.storage import Storage, UnitOfWork
-from persistence import schema
-from persistence.database import Database
-from persistence.notifier import LocalNotifier
 from persistence.unit_of_work import SqlStorage
 from tertulia.services import SystemClock, TimeOrderedIds
-from tertulia.tokens import AccessTokens
-from tests.security.people import own_database
-from tests.security.test_families import PlainHasher
+from tests.security.services import EMAIL, HERE, OLD, TOKENS, PlainHasher, accounts
 
-HERE = Client("127.0.0.1")
 WAITS = 0.5
 """Seconds in which a step that does not wait for the other one is done."""
-EMAIL, OLD, NEW, THIEFS = "ada@example.org", "old password", "new password", "a thief's password"
-TOKENS = AccessTokens("a secret that is long enough for a key", SystemClock())
+NEW, THIEFS = "new password", "a thief's password"
 
 
 class HeldUp:
@@ -52,14 +44,8 @@ class HeldUp:
                 await self.may.wait()
                 await add(*given)
 
-            work.sessions.add = later  # type: ignore[method-assign]
+            work.sessions.add = later  # type: ignore[method-assign,assignment]
             yield cast(UnitOfWork, work)
-
-
-def accounts(storage: Storage, hasher: PlainHasher | None = None) -> AccountService:
-    policy = AccountPolicy(AuthMethod.PASSWORD, registration_open=True)
-    hasher = hasher or PlainHasher()
-    return AccountService(storage, LocalNotifier(), hasher, TOKENS, SystemClock(), TimeOrderedIds(), policy)
 
 
 class SlowHasher(PlainHasher):
@@ -74,19 +60,6 @@ class SlowHasher(PlainHasher):
             self.reached.set()
             await self.may.wait()
         return await super().hash(password)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlStorage]:
-    """With one user."""
-    postgres = request.getfixturevalue("postgres") if request.param == "postgresql" else None
-    async with own_database(request.param, tmp_path, postgres) as settings:
-        database = Database(settings["database_url"])
-        await schema.upgrade(database)
-        made = SqlStorage(database, SystemClock())
-        await accounts(made).create_user(EMAIL, OLD, None)
-        yield made
-        await database.close()
 
 
 async def holds(storage: SqlStorage, signed_in: SignedIn) -> bool:
