@@ -326,7 +326,7 @@ async def _unchanged(work: UnitOfWork, account: Account) -> None:
 
     Else it stays so until the end of the unit: whoever sets another password afterwards ends what is begun here.
     """
-    if await work.users.held(account.user.id) != account:
+    if await work.users.account(account.user.id, lock=True) != account:
         raise BadCredentials
 
 

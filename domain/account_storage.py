@@ -37,10 +37,8 @@ class Users(Protocol):
         """By the normalised address."""
         ...
 
-    async def account(self, user_id: str) -> Account | None: ...
-
-    async def held(self, user_id: str) -> Account | None:
-        """The same as it is now, and nobody else changes it until the end of the unit."""
+    async def account(self, user_id: str, *, lock: bool = False) -> Account | None:
+        """`lock` holds it until the end of the unit: its password stays as it was read."""
         ...
 
     async def page(self, after: str | None, limit: int) -> list[User]:

@@ -36,11 +36,10 @@ class SqlUsers:
     async def by_email(self, email: str) -> Account | None:
         return _account(await self._one(users.c.email == email))
 
-    async def account(self, user_id: str) -> Account | None:
-        return _account(await self._one(users.c.id == user_id))
-
-    async def held(self, user_id: str) -> Account | None:
-        query = _present().where(users.c.id == user_id).with_for_update(key_share=True)
+    async def account(self, user_id: str, *, lock: bool = False) -> Account | None:
+        query = _present().where(users.c.id == user_id)
+        if lock:
+            query = query.with_for_update(key_share=True)
         return _account((await self._connection.execute(query)).one_or_none())
 
     async def page(self, after: str | None, limit: int) -> list[User]:
@@ -73,12 +72,13 @@ class SqlUsers:
         )
 
     async def delete(self, user_id: str) -> None:
-        """The user's row comes last, as everywhere: see `persistence/feed.py`."""
+        """The user's row comes after the conversations, see `persistence/feed.py`, and before the sessions, as where a
+        password is changed."""
         await self._give_up(conversations.c.user_id == user_id)
-        await remove_sessions(self._connection, sessions.c.user_id == user_id)
-        await self._connection.execute(delete(api_keys).where(api_keys.c.user_id == user_id))
         gone = {"deleted_at": self._clock.now(), **CLEARED}
         await self._connection.execute(update(users).where(users.c.id == user_id).values(gone))
+        await remove_sessions(self._connection, sessions.c.user_id == user_id)
+        await self._connection.execute(delete(api_keys).where(api_keys.c.user_id == user_id))
 
     async def purge(self) -> int:
         """Conversations that were begun while their user was deleted are given up first."""

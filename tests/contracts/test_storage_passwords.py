@@ -30,20 +30,20 @@ async def test_an_account_that_is_held_is_as_it_is_now_and_stays_so(shelf: Shelf
             await work.commit()
 
     async with shelf.storage.write() as work:
-        assert await work.users.held(user.id) == Account(user, HASH)
+        assert await work.users.account(user.id, lock=True) == Account(user, HASH)
         setting = asyncio.create_task(set_password())
         await shelf.somebody_waits()
         assert await work.users.account(user.id) == Account(user, HASH)
         await work.commit()
     await setting
     async with shelf.storage.write() as work:
-        assert await work.users.held(user.id) == Account(user, "new")
-        assert await work.users.held("user_absent") is None
+        assert await work.users.account(user.id, lock=True) == Account(user, "new")
+        assert await work.users.account("user_absent", lock=True) is None
 
 
 async def test_whoever_holds_an_account_does_not_keep_others_from_adding_to_it(shelf: Shelf) -> None:
     user = await added(shelf)
     async with shelf.storage.write() as work:
-        await work.users.held(user.id)
+        await work.users.account(user.id, lock=True)
         if not shelf.database.is_sqlite:
             await shelf.conversation(user_id=user.id)

@@ -8,9 +8,14 @@ import pytest
 import pytest_asyncio
 
 from domain.replies import FinishReason
+from persistence import schema
+from persistence.database import Database
+from persistence.unit_of_work import SqlStorage
+from tertulia.services import SystemClock
 from tests.doubles import ScriptedModel, answer
 from tests.security.people import FRIEND, Person, guarded, own_database, register
 from tests.security.resolvers import Resolved, noted_resolvers
+from tests.security.services import EMAIL, OLD, administration
 from tests.security.stage import SECRET, Stage, world_of
 from tests.security.tokens import SECRET_KEY
 from tests.serving import Serving
@@ -56,3 +61,16 @@ async def resolved(guard: Serving, resolvers: Resolved) -> Resolved:
     """What is resolved from the beginning of the test on."""
     resolvers.forget()
     return resolvers
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlStorage]:
+    """With one user."""
+    postgres = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    async with own_database(request.param, tmp_path, postgres) as settings:
+        database = Database(settings["database_url"])
+        await schema.upgrade(database)
+        made = SqlStorage(database, SystemClock())
+        await administration(made).create_user(EMAIL, OLD, None)
+        yield made
+        await database.close()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from domain.account_service import AccountPolicy, AccountService, SignedIn
-from domain.accounts import REFRESH_GRACE, AuthMethod, Client, Identity
+from domain.accounts import REFRESH_GRACE, AuthMethod, Identity
 from domain.authentication import Authenticator
 from domain.errors import SessionExpired
 from persistence import schema
@@ -24,24 +24,11 @@ from persistence.unit_of_work import SqlStorage
 from tertulia.services import TimeOrderedIds
 from tertulia.tokens import AccessTokens
 from tests.contracts.storing import SetClock
+from tests.security.services import HERE, PlainHasher
 
-HERE = Client("127.0.0.1")
 PASSWORD = "correct horse battery"
 EMAILS = ("ada@example.org", "bob@example.org")
 GRACE = REFRESH_GRACE.total_seconds()
-
-
-class PlainHasher:
-    """A PasswordHasher that costs nothing, as what is tried here is not passwords."""
-
-    async def hash(self, password: str) -> str:
-        return f"plain:{password}"
-
-    async def verify(self, password: str, hashed: str | None) -> bool:
-        return hashed == f"plain:{password}"
-
-    def is_outdated(self, hashed: str) -> bool:
-        return False
 
 
 @dataclass(eq=False)
@@ -78,7 +65,7 @@ def machine(folder: Path) -> type[RuleBasedStateMachine]:
             self.accounts = AccountService(storage, LocalNotifier(), PlainHasher(), tokens, self.clock, ids, policy)
             self.authenticator = Authenticator(storage, self.clock, ids, tokens)
             for email in EMAILS:
-                await self.accounts.register(email, PASSWORD, None, Client("test"))
+                await self.accounts.register(email, PASSWORD, None, HERE)
 
         def teardown(self) -> None:
             self.runner.run(self.database.close())
