@@ -229,6 +229,7 @@ class AccountService:
         secret = API_KEY_PREFIX + secrets.token_urlsafe(32)
         key = ApiKey(self._ids.new("key"), identity.user_id, name, secret[:10], now, expires_at=expires_at)
         async with self._storage.write() as work:
+            await work.users.account(identity.user_id, lock=True)
             if len(await work.api_keys.of_user(identity.user_id)) >= MAX_API_KEYS:
                 raise InvalidInput(f"There are {MAX_API_KEYS} API keys already; revoke one first.")
             await work.api_keys.add(key, digest(secret))
