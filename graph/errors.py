@@ -4,6 +4,7 @@ The text of a DomainError is the only one that goes out. What else goes wrong is
 the client gets that id.
 """
 
+import re
 import secrets
 from collections.abc import Callable
 from math import ceil
@@ -17,6 +18,7 @@ from graph.quotas import Quota
 
 strawberry.enum(domain.ErrorCode)
 Unexpected = Callable[[str, BaseException], None]
+QUOTED_VALUE = re.compile(r"(cannot represent [^:]*value|Expected value of type .*?)(?:, found)?: .*", re.DOTALL)
 INTERNAL = "INTERNAL"
 """The code of an error that is masked."""
 
@@ -143,7 +145,8 @@ def masked(error: GraphQLError, unexpected: Unexpected) -> GraphQLError:
     """The error as it may go out: GraphQL's own and the domain's as they are, anything else under an id."""
     original = error.original_error
     if original is None or isinstance(original, GraphQLError):
-        return error
+        shown = without_values(error.message)
+        return error if shown == error.message else _located(error, shown, error.extensions or {})
     if isinstance(original, domain.DomainError):
         return _located(error, original.message, {"code": original.code.value})
     if isinstance(original, domain.StorageError):
@@ -153,6 +156,11 @@ def masked(error: GraphQLError, unexpected: Unexpected) -> GraphQLError:
     unexpected(correlation_id, original)
     message = f"Something went wrong in the server; the operator finds it in the log under {correlation_id}."
     return _located(error, message, {"code": INTERNAL, "correlationId": correlation_id})
+
+
+def without_values(message: str) -> str:
+    """What GraphQL says of a wrong input without the input: passwords are inputs too, and errors get into logs."""
+    return QUOTED_VALUE.sub(r"\1.", message)
 
 
 def _located(error: GraphQLError, message: str, extensions: dict[str, object]) -> GraphQLError:

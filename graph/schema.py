@@ -35,7 +35,7 @@ from graph.accounts import AccountMutation
 from graph.context import Context
 from graph.conversations import ConversationMutation, ConversationQuery
 from graph.costs import VaryingCost, check_costs
-from graph.errors import ERROR_TYPES, Unexpected, refusal
+from graph.errors import ERROR_TYPES, Unexpected, refusal, without_values
 from graph.execution import MaskingSchema, ReplyExecutor
 from graph.feed import EVENT_TYPES as CONVERSATION_EVENT_TYPES
 from graph.feed import FeedSubscription
@@ -88,7 +88,7 @@ def _prepared(schema: GraphQLSchema, query: str) -> Prepared:
 
 def _of_the_document(error: GraphQLError) -> GraphQLError:
     """Without the exception of the scalar that refused a literal, so that nobody takes it for a fault of ours."""
-    message = error.message
+    message = without_values(error.message)
     if len(message) > MAX_MESSAGE_CHARACTERS:
         message = f"{message[:MAX_MESSAGE_CHARACTERS]}…"
     return GraphQLError(message, nodes=error.nodes, source=error.source, positions=error.positions)

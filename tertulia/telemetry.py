@@ -18,7 +18,6 @@ from tertulia.settings import Settings
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 FLUSH_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
-ABOUT_THE_SETUP = ("HTTP 401", "HTTP 403", "HTTP 404")
 TALKATIVE = ("uvicorn", "openai", "httpx", "httpx2", "aiosqlite", "alembic", "strawberry", "asyncio", "filelock")
 """Libraries that log addresses, frames or bodies, and with them what people write."""
 
@@ -123,15 +122,14 @@ class OperatorTelemetry:
         )
 
     def provider_failed(self, lease: Lease, error: ProviderError) -> None:
-        """What the provider said is logged only where it is about keys, addresses and models, never about content."""
-        harmless = error.detail.startswith(ABOUT_THE_SETUP)
+        """Only how the provider failed: what it says, of a wrong key too, may quote the request or the key."""
         self.log.warning(
             "provider failed",
             reply_id=lease.reply_id,
             conversation_id=lease.conversation_id,
             model=lease.settings.model,
             code=error.code.value,
-            detail=error.detail if harmless else error.detail.partition(":")[0],
+            detail=error.detail.partition(":")[0],
         )
 
     def provider_retried(self, request: ChatRequest, error: Exception) -> None:

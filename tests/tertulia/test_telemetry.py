@@ -179,6 +179,16 @@ async def test_what_people_and_models_write_is_in_no_log_line_and_in_no_metric(
     assert CANARY[:6] not in everything
 
 
+@pytest.mark.parametrize("code", [401, 403, 404, 429, 500])
+async def test_an_endpoint_that_quotes_the_prompt_in_a_refusal_gets_it_into_no_log(
+    server: Serving, endpoint: ScriptedEndpoint, log: Log, code: int
+) -> None:
+    endpoint.replies(*[status(code, f"refused: {CANARY}")] * 2)
+    assert (await send(server, f"prompt {CANARY}"))["reply"]["status"] == "FAILED"
+    assert log.about("provider failed")["detail"] == f"HTTP {code}"
+    assert CANARY not in await everything_logged_and_counted(server, log)
+
+
 async def test_what_goes_over_a_socket_is_in_no_log_line_either(
     server: Serving, endpoint: ScriptedEndpoint, log: Log
 ) -> None:
