@@ -8,6 +8,8 @@ const REFRESH = `mutation Refresh($input: RefreshSessionInput!) {
 }`;
 const LOGOUT = 'mutation Logout($input: LogoutInput!) { logout(input: $input) { errors { code message } } }';
 
+const NOBODY = { accessToken: null, refreshToken: null };
+
 // What is asked on behalf of somebody when nobody is signed in.
 export class SignedOut extends Error {
   message = 'Nobody is signed in.';
@@ -32,18 +34,12 @@ export function makeSession(url, { kept = inMemory(), credentials = 'same-origin
     return data[name];
   }
 
-  function hold(accessToken, refreshToken) {
-    session.token = accessToken;
-    kept.set(refreshToken);
-  }
-
   async function refresh() {
     try {
-      const { accessToken, refreshToken } = await ask(REFRESH, 'refreshSession', { refreshToken: kept.get() });
-      hold(accessToken, refreshToken);
+      session.take(await ask(REFRESH, 'refreshSession', { refreshToken: kept.get() }));
     } catch (error) {
       if (error.code !== 'SESSION_EXPIRED') throw error; // the server is away: the session is not over
-      hold(null, null);
+      session.take(NOBODY);
       onEnd();
     }
     return session.token;
@@ -55,13 +51,18 @@ export function makeSession(url, { kept = inMemory(), credentials = 'same-origin
     headers: () => (session.token ? { authorization: `Bearer ${session.token}` } : {}),
 
     async signIn(email, password) {
-      const { accessToken, refreshToken } = await ask(LOGIN, 'login', { email, password });
-      hold(accessToken, refreshToken);
+      session.take(await ask(LOGIN, 'login', { email, password }));
     },
 
     async signOut() {
       await ask(LOGOUT, 'logout', { refreshToken: kept.get() });
-      hold(null, null);
+      session.take(NOBODY);
+    },
+
+    // The tokens that `register` and `changePassword` answer, too.
+    take({ accessToken, refreshToken }) {
+      session.token = accessToken;
+      kept.set(refreshToken);
     },
 
     // A token other than the one that failed, or null when the session has ended. However many ask at a time, the
