@@ -6,6 +6,7 @@ from tests.system.experiments.clocks import shift_a_clock
 from tests.system.experiments.freezes import freeze_the_generator
 from tests.system.experiments.guesses import guess_passwords, limit_an_address
 from tests.system.experiments.kills import kill_the_generator
+from tests.system.experiments.leaks import search_for_canaries
 from tests.system.experiments.outages import kill_the_database
 from tests.system.experiments.queue import claim_a_queue
 from tests.system.experiments.restarts import restart_in_turn
@@ -32,5 +33,6 @@ EXPERIMENTS: dict[str, Experiment] = {
     "delay across processes": delay_across_processes,
     "passwords guessed on every process": guess_passwords,
     "one address against many accounts": limit_an_address,
+    "canaries in everything that is said": search_for_canaries,
     "time of sign-ins of known and unknown users": time_known_and_unknown,
 }
