@@ -53,6 +53,13 @@ COMMANDS = (
     ("migrate",),
 )
 FEW_WAYS = ("401", "404", "500", "frame", "302")
+KINDS = (
+    ("json", "tertulia.cli"),
+    ("console", "tests.system.crashing"),
+    ("console", "tertulia.cli"),
+    ("json", "tests.system.crashing"),
+)
+"""The form of the log, and whether the server crashes now and then."""
 AT_ONCE = 3
 TELL_ALL = ("log_statement = 'all'", "log_min_error_statement = 'debug5'", "log_min_duration_statement = 0")
 
@@ -71,38 +78,36 @@ class Overheard(ServerProcess):
 
 
 async def search_for_canaries(scale: float, seed: int, progress: Progress) -> Outcome:
-    """The short form: no server with lines for eyes, fewer errors of the endpoint, fewer commands."""
+    """The short form: fewer servers, errors of the endpoint and commands, and no log of statements."""
     long = scale >= LONG
     canaries = Canaries.made((*SECRETS, *TYPED, *CONTENT))
-    async with quoting(f"{canaries['reply']} is the reply") as endpoint, cluster(1) as servers:
-        async with _servers(servers, endpoint, canaries, long) as made:
-            for server in made:
-                progress(f"a tour of {server.name}")
+    async with (
+        quoting(f"{canaries['reply']} is the reply") as endpoint,
+        cluster(1, command=("serve", "--no-worker")) as servers,
+    ):
+        kinds = KINDS if long else KINDS[:2]
+        made = [_server(servers, endpoint, canaries, form, program) for form, program in kinds]
+        for server in made:
+            progress(f"a tour of {server.name}")
+            async with _running(server, canaries):
                 await _tour(servers, server, canaries, WAYS if long else FEW_WAYS)
-            progress("commands")
-            await _commands(made[0], canaries, scale)
-            await _processes(servers, made, canaries)
+                await _processes(servers, server, canaries)
+        progress("commands")
+        await _commands(made[0], canaries, scale)
         canaries.hears("PostgreSQL's log", await asyncio.to_thread(_log_of, servers))
         statements = await _with_statements(servers, endpoint, canaries) if long else ""
     return _judged(canaries, endpoint, WAYS if long else FEW_WAYS, statements)
 
 
 @asynccontextmanager
-async def _servers(
-    servers: Cluster, endpoint: Quoting, canaries: Canaries, long: bool
-) -> AsyncIterator[list[Overheard]]:
-    """One for each form of the log, and one that crashes."""
-    kinds = [("json", "tertulia.cli"), ("console", "tests.system.crashing")]
-    kinds += [("console", "tertulia.cli"), ("json", "tests.system.crashing")] if long else []
-    made = [_server(servers, endpoint, canaries, form, program) for form, program in kinds]
+async def _running(server: Overheard, canaries: Canaries) -> AsyncIterator[None]:
+    """One at a time, so that nobody else makes the replies."""
+    await server.start()
     try:
-        await asyncio.gather(*(server.start() for server in made))
-        yield made
+        yield
     finally:
-        for server in made:
-            if server.runs:
-                await server.terminate()
-            canaries.hears(f"the log of {server.name}", "".join(server.said))
+        await server.terminate()
+        canaries.hears(f"the log of {server.name}", "".join(server.said))
 
 
 def _server(servers: Cluster, endpoint: Quoting, canaries: Canaries, form: str, program: str) -> Overheard:
@@ -270,11 +275,10 @@ async def _command(
     canaries.hears(f"{shown} tertulia {' '.join(words)}", said.decode(errors="replace"))
 
 
-async def _processes(servers: Cluster, made: list[Overheard], canaries: Canaries) -> None:
+async def _processes(servers: Cluster, server: Overheard, canaries: Canaries) -> None:
     """What every user of the machine sees of processes, and every role of the database of others' queries."""
-    for server in made:
-        shown = await asyncio.to_thread(Path(f"/proc/{server.pid}/cmdline").read_text)
-        canaries.hears("the list of processes", shown)
+    shown = await asyncio.to_thread(Path(f"/proc/{server.pid}/cmdline").read_text)
+    canaries.hears("the list of processes", shown)
     for row in await servers.rows("SELECT query FROM pg_stat_activity WHERE pid <> pg_backend_pid()"):
         canaries.hears("pg_stat_activity", str(row["query"]))
 
