@@ -116,6 +116,7 @@ async function refused(shown) {
 }
 
 await session.signIn(email, password);
+const first = session.headers();
 print.line({ signedIn: true });
 const { ask, watch } = ways[way]();
 const { sendMessage } = await ask(SEND, { text: way });
@@ -125,7 +126,7 @@ watched.catch((error) => {
   process.exit(0);
 });
 
-if (way === 'multipart' || way === 'sse') await refused(session.headers()).then(tokenEnded);
+if (way === 'multipart' || way === 'sse') await refused(first).then(tokenEnded);
 await atItsEnd;
 const viewers = await Promise.allSettled(Array.from({ length: AT_ONCE }, () => ask(VIEWER)));
 print.line({ viewers: viewers.map(({ value }) => value?.viewer.email ?? null) });
