@@ -123,7 +123,7 @@ class Settings(BaseSettings):
         10, ge=0, description="Registrations of one client address in an hour; 0 for no limit."
     )
     anonymous_operations_per_address: int = Field(
-        120,
+        600,
         ge=0,
         description="Operations a minute of one client address that nobody has signed in for, where others than this "
         "machine can reach the server or there are accounts; 0 for no limit.",
