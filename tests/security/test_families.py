@@ -25,7 +25,8 @@ from persistence.unit_of_work import SqlStorage
 from tertulia.services import TimeOrderedIds
 from tertulia.tokens import AccessTokens
 from tests.contracts.storing import SetClock
-from tests.security.services import HERE, PlainHasher
+from tests.doubles import QuickHasher
+from tests.security.services import HERE
 
 PASSWORD = "correct horse battery"
 EMAILS = ("ada@example.org", "bob@example.org")
@@ -63,7 +64,7 @@ class Families(RuleBasedStateMachine):
         storage, ids = SqlStorage(self.database, self.clock), TimeOrderedIds()
         tokens = AccessTokens("a secret that is long enough for a key", self.clock)
         policy = AccountPolicy(AuthMethod.PASSWORD, registration_open=True)
-        self.accounts = AccountService(storage, LocalNotifier(), PlainHasher(), tokens, self.clock, ids, policy)
+        self.accounts = AccountService(storage, LocalNotifier(), QuickHasher(), tokens, self.clock, ids, policy)
         self.authenticator = Authenticator(storage, self.clock, ids, tokens)
         for email in EMAILS:
             await self.accounts.register(email, PASSWORD, None, HERE)

@@ -17,7 +17,8 @@ from domain.errors import BadCredentials, SessionExpired, StorageError
 from domain.storage import Storage, UnitOfWork
 from persistence.unit_of_work import SqlStorage
 from tertulia.services import SystemClock, TimeOrderedIds
-from tests.security.services import EMAIL, HERE, OLD, TOKENS, PlainHasher, accounts, administration
+from tests.doubles import QuickHasher
+from tests.security.services import EMAIL, HERE, OLD, TOKENS, accounts, administration
 
 WAITS = 0.5
 """Seconds in which a step that does not wait for the other one is done."""
@@ -48,10 +49,11 @@ class HeldUp:
             yield cast(UnitOfWork, work)
 
 
-class SlowHasher(PlainHasher):
+class SlowHasher(QuickHasher):
     """Takes its time for one password."""
 
     def __init__(self, slow: str) -> None:
+        super().__init__()
         self._slow = slow
         self.reached, self.may = asyncio.Event(), asyncio.Event()
 

@@ -9,33 +9,18 @@ from domain.account_service import TRIES
 from domain.accounts import AuthMethod, Identity
 from domain.errors import BadCredentials, DomainError, RateLimited, Unavailable
 from persistence.unit_of_work import SqlStorage
-from tests.security.services import EMAIL, HERE, OLD, PlainHasher, accounts, administration
-
-
-class BusyHasher(PlainHasher):
-    """Has no time for any password."""
-
-    async def verify(self, password: str, hashed: str | None) -> bool:
-        raise Unavailable("Too many passwords are being checked right now; try again in a moment.")
-
-
-class CountingHasher(PlainHasher):
-    def __init__(self) -> None:
-        self.tried = 0
-
-    async def verify(self, password: str, hashed: str | None) -> bool:
-        self.tried += 1
-        return await super().verify(password, hashed)
+from tests.doubles import QuickHasher
+from tests.security.services import EMAIL, HERE, OLD, accounts, administration
 
 
 async def test_many_tries_at_once_are_no_more_than_many_one_by_one(storage: SqlStorage) -> None:
-    hasher = CountingHasher()
+    hasher = QuickHasher()
     services = accounts(storage, hasher)
     wrong = (services.login(EMAIL, f"wrong password {number}", HERE) for number in range(3 * TRIES))
     ends = await asyncio.gather(*wrong, return_exceptions=True)
     assert [type(end) for end in ends].count(BadCredentials) == TRIES
     assert [type(end) for end in ends].count(RateLimited) == 2 * TRIES
-    assert hasher.tried == TRIES
+    assert hasher.verified == TRIES
     with pytest.raises(RateLimited):
         await services.login(EMAIL, OLD, HERE)
 
@@ -66,9 +51,11 @@ async def end_of(trying: Any) -> type[DomainError] | None:
 
 
 async def test_a_try_that_nobody_had_time_for_is_none(storage: SqlStorage) -> None:
+    hasher = QuickHasher()
+    hasher.full = True
     for _ in range(2 * TRIES):
         with pytest.raises(Unavailable):
-            await accounts(storage, BusyHasher()).login(EMAIL, OLD, HERE)
+            await accounts(storage, hasher).login(EMAIL, OLD, HERE)
     assert await accounts(storage).login(EMAIL, OLD, HERE)
 
 
