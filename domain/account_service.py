@@ -7,9 +7,9 @@ are carried.
 
 import secrets
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import MAXYEAR, UTC, datetime, timedelta
 
-from domain.account_storage import Account
+from domain.account_storage import Account, RefreshToken
 from domain.accounts import (
     ACCESS_LIFETIME,
     API_KEY_PREFIX,
@@ -48,7 +48,10 @@ TRIES = 10
 TRIES_WINDOW = timedelta(minutes=15)
 REGISTRATIONS_WINDOW = timedelta(hours=1)
 MAX_API_KEYS = 50
+MAX_SESSIONS = 100
+"""Of a user; a further one ends the one that was not seen for longest."""
 MAX_USER_AGENT = 200
+NEVER = datetime(MAXYEAR, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,7 @@ class AccountService:
             user = None if found is None else await work.users.get(found.session.user_id)
             if found is None or user is None:
                 raise SessionExpired
-            if found.used_at is not None and now - found.used_at > REFRESH_GRACE:
+            if self._is_spent(found):
                 await work.sessions.revoke(user.id, found.session.id)
                 await work.commit()
                 raise SessionExpired
@@ -159,12 +162,18 @@ class AccountService:
         return self._tokens(user, found.session.id, fresh)
 
     async def logout(self, identity: Identity | None, token: str | None, *, everywhere: bool) -> None:
-        """End the session of the refresh token, or else the one that asks; or all of its user. Harmless when over."""
+        """End the session of the refresh token, or else the one that asks; or all of its user. Harmless when over.
+
+        A token that was used before may be stolen: it ends its own session alone.
+        """
+        self._needs_passwords()
         async with self._storage.write() as work:
             found = None if token is None else await work.sessions.by_token(digest(token))
             if found is not None:
                 user_id, session_id = found.session.user_id, found.session.id
-            elif token is None and identity is not None and identity.method is AuthMethod.PASSWORD:
+                everywhere = everywhere and not self._is_spent(found)
+            elif token is None and identity is not None:
+                self._needs_a_person(identity)
                 user_id, session_id = identity.user_id, identity.credential_id or ""
             else:
                 return
@@ -224,8 +233,8 @@ class AccountService:
         self._needs_a_person(identity)
         check_name(name, "name")
         now = self._clock.now()
-        if expires_at is not None and expires_at <= now:
-            raise InvalidInput("`expiresAt` has passed.", "expiresAt")
+        if expires_at is not None and not now < expires_at < NEVER:
+            raise InvalidInput("`expiresAt` has passed, or is out of range.", "expiresAt")
         secret = API_KEY_PREFIX + secrets.token_urlsafe(32)
         key = ApiKey(self._ids.new("key"), identity.user_id, name, secret[:10], now, expires_at=expires_at)
         async with self._storage.write() as work:
@@ -245,6 +254,9 @@ class AccountService:
 
     # ── steps ──
 
+    def _is_spent(self, token: RefreshToken) -> bool:
+        return token.used_at is not None and self._clock.now() - token.used_at > REFRESH_GRACE
+
     async def _verify(self, email: str, account: Account | None, password: str, client: Client) -> None:
         """Raises RateLimited, or BAD_CREDENTIALS after the same time whether there is such an account or not.
 
@@ -256,6 +268,8 @@ class AccountService:
             wait = await _hit(work, by_address, self.policy.logins_per_address, TRIES_WINDOW)
             if wait is None:
                 wait = await work.rates.hit(by_account, TRIES, TRIES_WINDOW)
+                if wait is not None:
+                    await work.rates.forgive(by_address)
             await work.commit()
         if wait is not None:
             raise RateLimited("tries to sign in", wait)
@@ -292,6 +306,8 @@ class AccountService:
 
     async def _sign_in(self, work: UnitOfWork, user: User, client: Client) -> SignedIn:
         now, token = self._clock.now(), secrets.token_urlsafe(32)
+        for oldest in (await work.sessions.of_user(user.id))[MAX_SESSIONS - 1 :]:
+            await work.sessions.revoke(user.id, oldest.id)
         agent = client.user_agent and client.user_agent[:MAX_USER_AGENT].replace("\0", "")
         session = Session(self._ids.new("ses"), user.id, agent, now, now, now + REFRESH_LIFETIME)
         await work.sessions.add(session, digest(token))

@@ -25,6 +25,7 @@ from domain.conversations import (
 )
 from domain.errors import IdempotencyMismatch, InvalidInput, ModelUnavailable, NotFound
 from domain.inputs import CreateConversation, Rules, fingerprint
+from domain.limits import Allowances
 from domain.models import Model
 from domain.ports import ChatModel, Clock, Ids, Notifier, TokenCounter
 from domain.prompting import count_tokens
@@ -56,6 +57,7 @@ class ConversationService:
         notifier: Notifier,
         model: ChatModel,
         tokens: TokenCounter,
+        allowances: Allowances,
         clock: Clock,
         ids: Ids,
         rules: Rules,
@@ -65,6 +67,7 @@ class ConversationService:
         self._notifier = notifier
         self._model = model
         self._tokens = tokens
+        self._allowances = allowances
         self._clock = clock
         self._ids = ids
         self._rules = rules
@@ -136,7 +139,7 @@ class ConversationService:
     # ── changing ──
 
     async def create(self, user_id: str, command: CreateConversation) -> tuple[str, bool]:
-        """The conversation's id, and whether an earlier use of the key had made it. Atomic."""
+        """The conversation's id, and whether an earlier use of the key had made it. Atomic. It counts as a send."""
         self._rules.check(command)
         if command.settings.model is not None and self.model(command.settings.model) is None:
             raise ModelUnavailable(command.settings.model)
@@ -149,6 +152,7 @@ class ConversationService:
                     raise IdempotencyMismatch
                 if known is not None:
                     return known.result["conversation_id"] or "", True
+            await self._allowances.count_send(work, user_id)
             conversation = await self.start(work, user_id, command, seeds)
             if key is not None:
                 await work.keys.keep(user_id, OPERATION, key, {"conversation_id": conversation.id})

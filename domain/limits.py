@@ -46,7 +46,7 @@ class Allowances:
         return self._limits.on_tokens and user_id != LOCAL_USER_ID
 
     async def count_send(self, work: UnitOfWork, user_id: str) -> None:
-        """Count a command that queues a reply, and hold the user's sends until the end of the unit.
+        """Count a command that queues a reply or begins a conversation, and hold the user's sends until the unit ends.
 
         Raises RateLimited, and then the unit must store nothing.
         """

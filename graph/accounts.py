@@ -136,7 +136,8 @@ class AccountMutation:
         context = info.context
         token = input.refresh_token or _cookie(context)
         try:
-            await context.services.accounts.logout(context.caller.identity, token, everywhere=bool(input.everywhere))
+            identity = context.caller.identity if token else context.identity
+            await context.services.accounts.logout(identity, token, everywhere=bool(input.everywhere))
         except DomainError as error:
             return LogoutPayload(errors=[user_error(error)])
         if _uses_cookies(context) and context.response is not None:

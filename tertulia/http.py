@@ -9,14 +9,18 @@ import secrets
 from base64 import b64encode
 from hashlib import sha256
 from importlib.resources import files
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.datastructures import Headers
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.staticfiles import PathLike
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -174,6 +178,26 @@ class ReadableStart:
             await send(message)
 
         await self._app(scope, receive, readable if scope["type"] == "lifespan" else send)
+
+
+class KnownHosts(TrustedHostMiddleware):
+    """ASGI: a name that this server is not called by gets 400.
+
+    An IP address is no name: health checks come by it, and no web page of others can (DNS rebinding needs a name).
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket") and _is_an_address(Headers(scope=scope).get("host", "")):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def _is_an_address(host: str) -> bool:
+    try:
+        return not ip_address(urlsplit(f"//{host}").hostname or "").is_unspecified
+    except ValueError:
+        return False
 
 
 class RequestLimits:

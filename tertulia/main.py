@@ -9,7 +9,6 @@ import structlog
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -88,7 +87,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
     return [
         Middleware(http.ReadableStart),
         Middleware(ProxyHeadersMiddleware, trusted_hosts=settings.proxy_networks),
-        Middleware(TrustedHostMiddleware, allowed_hosts=settings.hosts, www_redirect=False),
+        Middleware(http.KnownHosts, allowed_hosts=settings.hosts, www_redirect=False),
         Middleware(
             CORSMiddleware,
             allow_origins=list(settings.allowed_origins),

@@ -146,7 +146,7 @@ def _services(
     storage, notifier, clock, ids, tokens = ports.storage, ports.notifier, ports.clock, ports.ids, ports.tokens
     rules, telemetry = Rules(settings.max_message_characters), ports.telemetry
     defaults = _defaults(settings, ports.model)
-    conversations = ConversationService(storage, notifier, ports.model, tokens, clock, ids, rules, defaults)
+    conversations = ConversationService(storage, notifier, ports.model, tokens, allowances, clock, ids, rules, defaults)
     stream = ReplyStream(storage, notifier, journal, relay, telemetry)
     account_service, authenticator = accounts
     return Services(

@@ -136,8 +136,9 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Names this server is called by, separated by commas, e.g. behind a proxy; * for all. If unset: "
-        "this machine's own names when it listens on loopback (so that no web page can reach it by DNS), else all.",
+        description="Names this server is called by, separated by commas, e.g. behind a proxy; * for all; IP addresses "
+        "are always. If unset: localhost alone when it listens on loopback or has no accounts (so that no web page can "
+        "reach it by a name of its own), else all.",
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -273,7 +274,8 @@ class Settings(BaseSettings):
     @property
     def hosts(self) -> tuple[str, ...]:
         """The values of a Host header that are served."""
-        return self.allowed_hosts or (LOOPBACK_NAMES if self.loopback_only else ("*",))
+        open_to_names = self.auth != "none" and not self.loopback_only
+        return self.allowed_hosts or (("*",) if open_to_names else LOOPBACK_NAMES)
 
     @property
     def proxy_networks(self) -> list[str]:

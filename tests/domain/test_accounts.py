@@ -1,7 +1,9 @@
 """The rules of accounts: which addresses, passwords and names there may be, and that spellings of one are one."""
 
 import unicodedata
+from collections.abc import Callable
 from datetime import UTC, datetime
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -161,3 +163,19 @@ def test_a_secret_is_stored_as_something_else() -> None:
 def test_tokens_are_not_shown_by_whatever_prints_them() -> None:
     signed_in = SignedIn(User("user_1", None, NOW), "ses_1", "s3cret-a", NOW, "s3cret-r", NOW)
     assert "s3cret" not in repr(signed_in)
+
+
+def check_email(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        normalised_email(text)
+
+
+STACKED = "a" + "\u0315" * 16_000 + "\u0327" * 16_000
+"""Marks out of their order, which normalising sorts in time by the square of their number."""
+
+
+@pytest.mark.parametrize("rule", [normalised_password, check_email])
+def test_what_is_far_too_long_is_not_normalised(rule: Callable[[str], object]) -> None:
+    began = process_time()
+    rule(STACKED)
+    assert process_time() - began < 0.05

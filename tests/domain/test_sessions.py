@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from domain.accounts import LOCAL_USER_ID, AuthMethod, Identity
+from domain.account_service import MAX_SESSIONS
+from domain.accounts import LOCAL_USER_ID, REFRESH_GRACE, AuthMethod, Identity
 from domain.conversations import PageRequest
 from domain.errors import (
     BadCredentials,
@@ -103,16 +104,41 @@ async def test_signing_out_everywhere_ends_every_session_of_the_user_alone(accou
     assert await accounts.session_ids(other) == [other.session_id]
 
 
-async def test_signing_out_again_or_by_nobody_or_by_a_machine_does_nothing(accounts: Accounts) -> None:
+async def test_signing_out_again_or_by_an_unknown_token_does_nothing(accounts: Accounts) -> None:
     first, second = await accounts.register(), await accounts.login()
     for _ in range(2):
         await accounts.service.logout(None, first.refresh_token, everywhere=True)
     assert await accounts.session_ids(second) == []
     third = await accounts.login()
-    for identity in (None, machine_of(third), Identity(LOCAL_USER_ID, AuthMethod.NONE)):
-        await accounts.service.logout(identity, None, everywhere=True)
+    await accounts.service.logout(None, None, everywhere=True)
     await accounts.service.logout(identity_of(third), "unknown", everywhere=True)
     assert await accounts.session_ids(third) == [third.session_id]
+
+
+async def test_a_machine_has_no_session_to_end(accounts: Accounts) -> None:
+    signed_in = await accounts.register()
+    for identity in (machine_of(signed_in), Identity(LOCAL_USER_ID, AuthMethod.NONE)):
+        async with refused(ErrorCode.FORBIDDEN):
+            await accounts.service.logout(identity, None, everywhere=True)
+    assert await accounts.session_ids(signed_in) == [signed_in.session_id]
+
+
+async def test_a_refresh_token_that_was_used_before_ends_no_other_session(accounts: Accounts) -> None:
+    first, second = await accounts.register(), await accounts.login()
+    await accounts.service.refresh(first.refresh_token, HERE)
+    accounts.clock.at += REFRESH_GRACE + timedelta(seconds=1)
+    await accounts.service.logout(None, first.refresh_token, everywhere=True)
+    assert await accounts.session_ids(second) == [second.session_id]
+
+
+async def test_of_very_many_sessions_the_one_that_was_not_seen_for_longest_ends(accounts: Accounts) -> None:
+    first = await accounts.register()
+    for _ in range(MAX_SESSIONS):
+        accounts.clock.at += timedelta(seconds=1)
+        last = await accounts.login()
+    found = await accounts.session_ids(last)
+    assert len(found) == MAX_SESSIONS
+    assert first.session_id not in found
 
 
 async def test_a_session_is_revoked_by_its_user_alone(accounts: Accounts) -> None:

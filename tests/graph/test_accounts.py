@@ -204,7 +204,7 @@ async def test_without_accounts_they_are_not_to_be_had_and_everybody_is_the_loca
         assert (await somebody.ask(SERVER))["server"] == {"authentication": ["NONE"], "registrationOpen": False}
         for name, input_ in FORMS.items():
             assert await somebody.refused(name, **input_) == ("FORBIDDEN", ["input"])
-        await somebody.done("logout", everywhere=True)
+        assert await somebody.refused("logout", everywhere=True) == ("FORBIDDEN", ["input"])
         viewer = (await somebody.ask(VIEWER))["viewer"]
         assert (viewer["email"], viewer["sessions"], viewer["apiKeys"]) == (None, [], [])
         await somebody.ask(SEND, text="Hi")

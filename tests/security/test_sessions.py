@@ -219,5 +219,11 @@ async def test_logout_ends_one_session_and_everywhere_ends_all(server: Serving, 
 async def test_a_logout_by_an_api_key_ends_no_session(server: Serving, person: Person) -> None:
     _, key = await person.new_key()
     keyed = Person(server, person.email, person.user_id, key, "")
-    await keyed.do(LOGOUT, everywhere=True)
-    assert [await person.code(), await keyed.code()] == [None, None]
+    (error,) = (await keyed.attempt(LOGOUT, everywhere=True))["errors"]
+    assert [error["code"], await person.code(), await keyed.code()] == ["FORBIDDEN", None, None]
+
+
+async def test_a_logout_by_a_token_that_does_not_hold_says_so(server: Serving, person: Person) -> None:
+    nobody = Person(server, person.email, person.user_id, f"{person.access}x", "")
+    (error,) = (await nobody.attempt(LOGOUT))["errors"]
+    assert [error["code"], await person.code()] == ["UNAUTHENTICATED", None]

@@ -20,6 +20,7 @@ from domain.conversation_service import ConversationService
 from domain.conversations import Change, GenerationSettings
 from domain.feed import DIGITS, ConversationFeed, ResyncRequired
 from domain.inputs import CreateConversation, Rules
+from domain.limits import Allowances, UserLimits
 from domain.relay import Relay
 from domain.streaming import cursor_at, position_in
 from persistence.database import Database
@@ -95,7 +96,8 @@ class Writer:
         self._left = events
         self._made: list[tuple[str, str]] = []
         rules, defaults = Rules(1_000), GenerationSettings("scripted")
-        ports = (ScriptedModel(), WordCounter(), SystemClock(), TimeOrderedIds())
+        unlimited = Allowances(storage, UserLimits())
+        ports = (ScriptedModel(), WordCounter(), unlimited, SystemClock(), TimeOrderedIds())
         self._service = ConversationService(storage, LocalNotifier(), *ports, rules, defaults)
 
     async def run(self) -> None:

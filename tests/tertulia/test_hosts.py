@@ -36,4 +36,15 @@ async def test_a_socket_under_a_foreign_name_is_refused(server: Serving) -> None
 async def test_the_names_of_a_proxy_are_served_when_the_setting_says_so(tmp_path: Path, model: ScriptedModel) -> None:
     async with serving(settings_for(tmp_path, allowed_hosts=("chat.example",)), model) as server:
         assert await status(server, "chat.example") == 200
-        assert await status(server, "127.0.0.1") == 400
+        assert await status(server, "localhost") == 400
+
+
+@pytest.mark.parametrize("host", ["192.0.2.7", "[2001:db8::7]:8000"])
+async def test_an_address_is_no_name_that_a_page_could_have(server: Serving, host: str) -> None:
+    assert await status(server, host) == 200
+
+
+def test_without_accounts_a_server_for_others_has_no_name_but_localhost(tmp_path: Path) -> None:
+    anywhere = settings_for(tmp_path, host="0.0.0.0", allow_anonymous=True)
+    assert "*" not in anywhere.hosts
+    assert anywhere.model_copy(update={"auth": "password"}).hosts == ("*",)
