@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from domain.errors import QuotaExceeded, QuotaName, RateLimited
-from domain.inputs import ContinueReply, EditMessage, RegenerateReply, SendMessage
+from domain.inputs import ContinueReply, CreateConversation, EditMessage, RegenerateReply, SendMessage
 from domain.replies import FinishReason, Usage
 from domain.reply_service import Sent
 from tests.domain.budgeting import ANN, NEED, serving_ann
@@ -33,6 +33,16 @@ async def test_of_messages_sent_at_once_no_more_than_the_limit_are_taken(tmp_pat
         assert sum(isinstance(end, Sent) for end in ended) == 5
         assert sum(isinstance(end, RateLimited) for end in ended) == 15
         assert await ann.messages() == 5
+
+
+async def test_a_new_conversation_counts_as_a_message(tmp_path: Path, model: ScriptedModel) -> None:
+    async with serving_ann(tmp_path, model, sends_per_minute=2) as ann:
+        await ann.send()
+        conversations = ann.running.services.conversations
+        await conversations.create(ANN, CreateConversation(idempotency_key="once"))
+        await conversations.create(ANN, CreateConversation(idempotency_key="once"))
+        with pytest.raises(RateLimited):
+            await conversations.create(ANN, CreateConversation())
 
 
 async def test_every_command_that_queues_a_reply_is_counted(tmp_path: Path, model: ScriptedModel) -> None:
