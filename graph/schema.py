@@ -17,7 +17,7 @@ from graphql import (
     GraphQLObjectType,
     GraphQLSchema,
     InlineFragmentNode,
-    SelectionSetNode,
+    OperationDefinitionNode,
     Undefined,
     get_operation_ast,
     specified_rules,
@@ -149,7 +149,7 @@ class OperationExtension(SchemaExtension):
         except GraphQLError as error:
             return [error]
         if isinstance(context, Context) and context.caller.identity is None and operation is not None:
-            asked = set(_root_fields(operation.selection_set, _fragments(prepared.document)))
+            asked = set(_root_fields(prepared.document, operation))
             private = asked - PUBLIC - (FOR_STRANGERS if context.caller.stranger else set())
             return [refusal(context.caller.refusal)] if private else []
         return []
@@ -163,22 +163,21 @@ class OperationExtension(SchemaExtension):
         operation = get_operation_ast(document, execution.operation_name)
         if operation is None:
             return "invalid", "unknown"
-        return next(_root_fields(operation.selection_set, _fragments(document))), operation.operation.value
+        return next(_root_fields(document, operation)), operation.operation.value
 
 
-def _fragments(document: DocumentNode) -> dict[str, FragmentDefinitionNode]:
-    return {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
-
-
-def _root_fields(selections: SelectionSetNode, fragments: dict[str, FragmentDefinitionNode]) -> Iterator[str]:
-    """The names of the fields at the top of a sound operation."""
-    for selection in selections.selections:
-        if isinstance(selection, FieldNode):
-            yield selection.name.value
-        else:
-            inner = fragments[selection.name.value] if isinstance(selection, FragmentSpreadNode) else selection
-            assert isinstance(inner, FragmentDefinitionNode | InlineFragmentNode)
-            yield from _root_fields(inner.selection_set, fragments)
+def _root_fields(document: DocumentNode, operation: OperationDefinitionNode) -> Iterator[str]:
+    """The names of the fields at the top of a sound operation. Each fragment is read once: spreads may double."""
+    fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
+    waiting = [operation.selection_set]
+    while waiting:
+        for selection in waiting.pop().selections:
+            if isinstance(selection, FieldNode):
+                yield selection.name.value
+            elif isinstance(selection, InlineFragmentNode):
+                waiting.append(selection.selection_set)
+            elif isinstance(selection, FragmentSpreadNode) and selection.name.value in fragments:
+                waiting.append(fragments.pop(selection.name.value).selection_set)
 
 
 def build_schema(unexpected: Unexpected | None = None) -> MaskingSchema:

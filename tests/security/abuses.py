@@ -246,3 +246,17 @@ ABUSES: dict[str, Abuse | Body] = {
     **VARIABLES,
     **{f"body: {k}": v for k, v in BODIES.items()},
 }
+
+
+DEAR: dict[str, Abuse] = {
+    f"spreads that double, {levels} deep, {where}": Abuse(
+        f"{{ {outer} }} " + chained(levels, lambda next_: f"{next_} {next_}", leaf, on), "", code=None
+    )
+    for levels in (16, 48)
+    for where, outer, leaf, on in (
+        ("at the top", "...F0", "server { version }", "Query"),
+        ("below a field", "server { ...F0 }", "version", "ServerInfo"),
+        ("of what is private", "...F0", "models { name }", "Query"),
+    )
+}
+"""Within every limit, so it must be cheap to answer, or to refuse to strangers."""

@@ -13,7 +13,8 @@ import pytest_asyncio
 from tests.doubles import ScriptedModel, answer
 from tests.graph.protocol import MULTIPART, SSE, Socket, raw_socket
 from tests.security.abuse import JSON, cpu_of, send
-from tests.security.abuses import ABUSES
+from tests.security.abuses import ABUSES, DEAR
+from tests.security.people import guarded
 from tests.serving import Serving, serving, settings_for
 
 MAX_CPU_MS = 50
@@ -26,6 +27,13 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def attacked(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serving]:
     folder: Path = tmp_path_factory.mktemp("attacked")
     async with serving(settings_for(folder), ScriptedModel(answer("Hello"))) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def closed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serving]:
+    """A server whose senders are strangers."""
+    async with guarded(tmp_path_factory.mktemp("closed"), ScriptedModel()) as running:
         yield running
 
 
@@ -46,6 +54,28 @@ async def test_a_refusal_costs_at_most_50_ms_of_cpu(attacked: Serving, name: str
     """The least of some tries, each of a document of its own: nothing else may be counted against it."""
     bodies = [ABUSES[name].body(number) for number in range(1, TRIES + 1)]
     assert min([await cpu_of(attacked, body) for body in bodies]) <= MAX_CPU_MS
+
+
+@pytest.mark.parametrize("name", ABUSES)
+async def test_an_abuse_by_a_stranger_costs_no_more(closed: Serving, name: str) -> None:
+    refused = await send(closed, ABUSES[name].body())
+    message = refused["errors"][0]["message"]
+    assert ABUSES[name].says in message or message.startswith("Sign in first")
+    bodies = [ABUSES[name].body(number) for number in range(1, TRIES + 1)]
+    assert min([await cpu_of(closed, body) for body in bodies]) <= MAX_CPU_MS
+
+
+@pytest.mark.parametrize("name", DEAR)
+@pytest.mark.parametrize("by", ["the user", "a stranger"])
+async def test_what_is_within_the_limits_costs_at_most_50_ms_of_cpu(
+    attacked: Serving, closed: Serving, name: str, by: str
+) -> None:
+    server = attacked if by == "the user" else closed
+    bodies = [DEAR[name].body(number) for number in range(1, TRIES + 1)]
+    assert min([await cpu_of(server, body) for body in bodies]) <= MAX_CPU_MS
+    answered = await send(server, DEAR[name].body())
+    private = "private" in name and by == "a stranger"
+    assert ("data" in answered) is not private
 
 
 async def test_refusals_leave_nothing_in_memory(attacked: Serving) -> None:
