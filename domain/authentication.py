@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from domain.accounts import API_KEY_PREFIX, LOCAL_USER_ID, AuthMethod, Claims, Identity, User, digest
-from domain.errors import RateLimited, StorageError, Unauthenticated, Unavailable
+from domain.errors import RateLimited, Unauthenticated, Unavailable
 from domain.ports import Clock, Ids, Telemetry, TokenReader
 from domain.storage import Storage
 
@@ -163,7 +163,7 @@ class Watch:
                 continue
             try:
                 valid = await self._authenticator.valid(watched)
-            except (StorageError, Unavailable) as error:
+            except Exception as error:
                 self._telemetry.work_failed(error)
                 continue
             for identity in set(watched) - valid:
