@@ -6,6 +6,7 @@ costs nothing, and validation refuses it.
 """
 
 from collections.abc import Callable, Mapping
+from math import ceil, isfinite
 
 from graphql import (
     DocumentNode,
@@ -197,11 +198,16 @@ def _literal_length(node: ValueNode) -> Length:
 
 
 def _length(value: object) -> Length:
-    """What a value asks for. What is no number and no list is taken for a list of one, as GraphQL does."""
+    """What a value asks for. What is no number and no list is taken for a list of one, as GraphQL does.
+
+    Where a variable is an Int, GraphQL takes 100.0 as well.
+    """
     if value is None:
         return None
     if isinstance(value, list):
         return len(value)
+    if isinstance(value, float):
+        return max(ceil(value), 1) if isfinite(value) else MAX_PAGE_SIZE
     return max(value, 1) if isinstance(value, int) else 1
 
 

@@ -13,6 +13,9 @@ import orjson
 from starlette.requests import Request
 
 CACHED_HEADERS = 256
+MAX_MEDIA_TYPE = 256
+MAX_ACCEPT = 2_048
+"""Characters: reading a media type takes time with the square of its length."""
 
 
 class Refused(Exception):
@@ -62,13 +65,18 @@ async def asked(request: Request, max_bytes: int) -> Asked:
 
 @lru_cache(maxsize=CACHED_HEADERS)
 def accepted(header: str) -> tuple[MediaType, ...]:
-    """What the client accepts by its Accept header, what it likes best first."""
+    """What the client accepts by its Accept header, what it likes best first; nothing where the header is too long."""
+    if len(header) > MAX_ACCEPT:
+        return ()
     found = [media_type(part) for part in header.split(",") if part.strip()]
     return tuple(sorted((each for each in found if each.quality > 0), key=lambda each: -each.quality))
 
 
 @lru_cache(maxsize=CACHED_HEADERS)
 def media_type(text: str) -> MediaType:
+    """One without a name where the text is too long."""
+    if len(text) > MAX_MEDIA_TYPE:
+        return MediaType("")
     parsed = Message()
     parsed["content-type"] = text.strip()
     (name, _), *parameters = parsed.get_params() or [("", "")]

@@ -19,6 +19,7 @@ from graph.schema import build_schema
 from graph.transport import Limits, build_router
 from tertulia import http
 from tertulia.headers import SecurityHeaders
+from tertulia.heads import HeadLimits
 from tertulia.safety import check_safety
 from tertulia.services import open_services
 from tertulia.settings import Settings, SettingsError, load_settings
@@ -29,7 +30,7 @@ log = structlog.get_logger("tertulia")
 
 class Api(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
-        return SecurityHeaders(super().build_middleware_stack())
+        return SecurityHeaders(HeadLimits(super().build_middleware_stack()))
 
 
 def create_app(settings: Settings | None = None, limits: Limits | None = None, **overrides: Any) -> FastAPI:  # noqa: ANN401

@@ -5,6 +5,8 @@ import socket
 import uvicorn
 from starlette.types import ASGIApp
 
+from tertulia.heads import BoundedHttpProtocol
+
 MAX_FRAME_BYTES = 262_144
 PING_SECONDS = 25.0
 PONG_SECONDS = 300.0
@@ -27,7 +29,7 @@ def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="auto",
-        http="httptools",
+        http=BoundedHttpProtocol,
         ws="websockets-sansio",
         ws_max_size=MAX_FRAME_BYTES,
         ws_per_message_deflate=False,

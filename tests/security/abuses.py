@@ -183,6 +183,9 @@ SENSITIVE = {
 COST = {
     "pages in pages": Abuse(TALK.replace("$n", "100"), "costs too much"),
     "pages in pages by a variable": Abuse(f"query ($n: Int) {TALK}", "costs too much", variables={"n": 100}),
+    "pages in pages by a variable with a fraction": Abuse(
+        f"query ($n: Int) {TALK}", "costs too much", variables={"n": 100.0}
+    ),
     "pages in pages by a default": Abuse(f"query ($n: Int = 100) {TALK}", "costs too much"),
     "every branch of every message": Abuse(
         "{ conversations(first: 100) { nodes { messages(first: 100) { nodes { siblings { children { id } } } } } } }",
