@@ -12,7 +12,6 @@ from tests.doubles import ScriptedModel, answer
 from tests.loopback import keep_to_loopback
 from tests.serving import Serving, serving, settings_for
 
-
 LONGEST = "tests/system/test_many_servers.py"
 
 
