@@ -16,7 +16,7 @@ run: $(VENV)/.ready $(VENV)/.graphiql ## start the server on http://127.0.0.1:80
 	@$(BIN)/tertulia serve
 
 test: $(VENV)/.ready-dev $(VENV)/.clients ## run all tests, with a real PostgreSQL
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 faults: $(VENV)/.ready-dev ## inject every fault at full length: about an hour; `make faults ONLY=stop` for one of them
 	$(BIN)/python -m tests.system.faults $(ONLY)

@@ -12,6 +12,13 @@ from tests.doubles import ScriptedModel, answer
 from tests.loopback import keep_to_loopback
 from tests.serving import Serving, serving, settings_for
 
+LONGEST = "tests/system/test_many_servers.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that nothing waits for it alone when tests run beside each other."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_environment() -> Iterator[None]:

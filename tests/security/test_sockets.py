@@ -266,11 +266,11 @@ async def test_a_payload_of_any_depth_is_nobodys(guard: Serving, depth: int, res
 @pytest.mark.parametrize(
     ("frame", "times", "code"),
     [
-        ('{"type": "ping"}', 10_000, None),
-        ('{"type": "pong"}', 10_000, None),
-        ('{"type": "complete", "id": "1"}', 10_000, None),
-        ('{"type": "subscribe", "id": "1", "payload": {"query": "{ __typename }"}}', 10_000, 4401),
-        ("nonsense", 10_000, 4400),
+        ('{"type": "ping"}', 1_000, None),
+        ('{"type": "pong"}', 1_000, None),
+        ('{"type": "complete", "id": "1"}', 1_000, None),
+        ('{"type": "subscribe", "id": "1", "payload": {"query": "{ __typename }"}}', 1_000, 4401),
+        ("nonsense", 1_000, 4400),
         (b'{"type": "connection_init"}', 1, 4400),
         (b"\xff" * 1_000, 1, 4400),
         ("x" * 262_145, 1, 1009),
