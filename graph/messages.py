@@ -17,7 +17,7 @@ from graph.context import Info
 from graph.ids import encode_cursor, part_id
 from graph.models import ModelParams
 from graph.nodes import Node
-from graph.pagination import PageInfo, page_info
+from graph.pagination import MAX_PAGE_SIZE, PageInfo, page_info
 
 if TYPE_CHECKING:
     from graph.conversations import Conversation
@@ -198,18 +198,23 @@ class Message(Node):
         parent = await info.context.messages.load(self.value.parent_id)
         return None if parent is None else Message.of(parent)
 
-    @strawberry.field(description="Alternatives at this place (edits, regenerations), oldest first, this one included.")
+    @strawberry.field(
+        description="Alternatives at this place (edits, regenerations), oldest first, this one included; of more than "
+        "100 those around this one."
+    )
     async def siblings(self, info: Info) -> list["Message"]:
-        return await _load(info, await self._sibling_ids(info))
+        ids = await self._sibling_ids(info)
+        start = max(0, min(ids.index(self.value.id) - MAX_PAGE_SIZE // 2, len(ids) - MAX_PAGE_SIZE))
+        return await _load(info, ids[start : start + MAX_PAGE_SIZE])
 
     @strawberry.field
     async def sibling_index(self, info: Info) -> int:
         return (await self._sibling_ids(info)).index(self.value.id)
 
-    @strawberry.field
+    @strawberry.field(description="What answers it, oldest first; the first 100.")
     async def children(self, info: Info) -> list["Message"]:
-        key = (self.value.conversation_id, self.value.id)
-        return await _load(info, await info.context.children.load(key))
+        ids = await info.context.children.load((self.value.conversation_id, self.value.id))
+        return await _load(info, ids[:MAX_PAGE_SIZE])
 
     async def _sibling_ids(self, info: Info) -> list[str]:
         return await info.context.children.load((self.value.conversation_id, self.value.parent_id))
