@@ -4,7 +4,9 @@ A socket lives for hours and runs many operations, so nothing that ages (loaders
 the connection: `OperationExtension` in `schema.py` replaces the connection's context with a fresh one.
 """
 
-from collections.abc import Callable
+from asyncio import Semaphore
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,7 +25,12 @@ from domain.feed import ConversationFeed
 from domain.limits import Allowances
 from domain.reply_service import ReplyService, Sent
 from domain.streaming import ReplyStream
+from graph.limits import refusal
 
+MAX_CHARACTERS = 16_000_000
+"""Of what users and models have written, in one answer or event: a page of 100 messages of 100,000 fits."""
+PAGES_AT_ONCE = 4
+"""That one operation loads, so that not all are in memory before the first is counted."""
 ChildKey = tuple[str, str | None]
 Observe = Callable[[str, str, str], None]
 
@@ -75,6 +82,27 @@ class Context(BaseContext):
         super().__init__()
         self.services = services
         self.caller = caller
+        self._characters = 0
+        self._turns = Semaphore(PAGES_AT_ONCE)
+
+    def shown(self, text: str) -> str:
+        """The text, counted each time it is in the answer. Raises GraphQLError when that is too much."""
+        self.count(len(text))
+        return text
+
+    def count(self, characters: int) -> None:
+        """Raises GraphQLError."""
+        self._characters += characters
+        if self._characters > MAX_CHARACTERS:
+            advice = " Ask for fewer messages at a time."
+            raise refusal("answer is too long in characters", self._characters, MAX_CHARACTERS, advice)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """To load a page. Raises GraphQLError when the answer is too long already: it would be loaded for nothing."""
+        async with self._turns:
+            self.count(0)
+            yield
 
     @property
     def identity(self) -> Identity:
@@ -101,7 +129,8 @@ class Context(BaseContext):
         return twin
 
     def forget(self) -> None:
-        """Load anew from now on: each event of a subscription shows things as they are when it comes."""
+        """Load and count anew: each event of a subscription shows things as they are when it comes."""
+        self._characters = 0
         for loader in ("messages", "children", "conversations"):
             self.__dict__.pop(loader, None)
 

@@ -12,7 +12,7 @@ from domain.inputs import CreateConversation
 from graph.context import Info
 from graph.errors import UserError, user_error
 from graph.ids import encode_cursor
-from graph.messages import Message, MessageConnection
+from graph.messages import Message, MessageConnection, metadata_of
 from graph.models import GenerationSettings, GenerationSettingsInput, settings_from
 from graph.nodes import Node
 from graph.pagination import PageInfo, page_info, page_request
@@ -31,7 +31,6 @@ class Conversation(Node):
     updated_at: datetime
     last_activity_at: datetime = strawberry.field(description="Last message sent or finished; what sidebars sort by.")
     settings: GenerationSettings
-    metadata: JSON
 
     @classmethod
     def of(cls, value: domain.Conversation) -> "Conversation":
@@ -44,8 +43,11 @@ class Conversation(Node):
             updated_at=value.updated_at,
             last_activity_at=value.last_activity_at,
             settings=GenerationSettings.of(value.settings),
-            metadata=JSON(value.metadata),
         )
+
+    @strawberry.field
+    def metadata(self, info: Info) -> JSON:
+        return metadata_of(info, self.value.metadata)
 
     @strawberry.field(
         description="The chosen path, oldest first; its newest messages when neither `first` nor `last` is given. "
@@ -62,13 +64,15 @@ class Conversation(Node):
     ) -> MessageConnection:
         request = page_request(first, after, last, before, default=MESSAGES_PER_PAGE, newest=True)
         service = info.context.services.conversations
-        return MessageConnection.of(await service.path(info.context.user_id, self.value.id, leaf_id, request))
+        async with info.context.turn():
+            return MessageConnection.of(await service.path(info.context.user_id, self.value.id, leaf_id, request))
 
     @strawberry.field(description="Every message of every branch, oldest first, for export and tree views.")
     async def all_messages(self, info: Info, first: int | None = 100, after: str | None = None) -> MessageConnection:
         request = page_request(first, after, None, None, default=100)
         service = info.context.services.conversations
-        return MessageConnection.of(await service.all_messages(info.context.user_id, self.value.id, request))
+        async with info.context.turn():
+            return MessageConnection.of(await service.all_messages(info.context.user_id, self.value.id, request))
 
     @strawberry.field(description="End of the chosen path.")
     async def leaf(self, info: Info) -> Message | None:

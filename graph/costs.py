@@ -22,6 +22,7 @@ from graphql import (
     ListValueNode,
     NullValueNode,
     OperationDefinitionNode,
+    OperationType,
     SelectionNode,
     SelectionSetNode,
     ValueNode,
@@ -37,11 +38,17 @@ from graph.limits import fragments_in_order, refusal
 from graph.pagination import MAX_PAGE_SIZE
 
 MAX_COST = 45_000
+MAX_EVENT_COST = 5_000
+"""Of a subscription, whose selection is executed for every event, also for those that are told again."""
 MAX_IDS = 100
 OBJECT = 10
 """A Node: a conversation or a message, which is read from the database."""
 INTROSPECTED = 1
 """A type, field or argument that the schema tells of itself, which is in memory."""
+QUERIES = {"messages": 60, "totalCount": 30, "quotas": 30, "activeReplies": 10, "sessions": 100, "apiKeys": 100}
+"""Fields that ask the database once more, wherever they are selected; `messages` walks a whole path for its page."""
+OWNED = {"Session": 1, "ApiKey": 1}
+"""Objects that are no Nodes, but of which a user may have many."""
 UNPAGED = 20
 """Taken as the length of lists that have no pages, such as `siblings`."""
 PAGE_SIZES = {"conversations": CONVERSATIONS_PER_PAGE, "messages": MESSAGES_PER_PAGE}
@@ -74,6 +81,7 @@ class VaryingCost:
 
     def __init__(self, cost: Varying, operation: OperationDefinitionNode) -> None:
         self._cost = cost
+        self._operation = operation.operation
         self._defaults: dict[str, Length] = {}
         for definition in operation.variable_definitions or ():
             default = definition.default_value
@@ -81,7 +89,7 @@ class VaryingCost:
 
     def check(self, variables: Mapping[str, object] | None) -> None:
         """Raises GraphQLError. Values of a wrong type pass: execution refuses them."""
-        _check(self._cost(Values(variables or {}, self._defaults)))
+        _check(self._cost(Values(variables or {}, self._defaults)), self._operation)
 
 
 def check_costs(schema: GraphQLSchema, document: DocumentNode) -> dict[str | None, VaryingCost]:
@@ -94,15 +102,16 @@ def check_costs(schema: GraphQLSchema, document: DocumentNode) -> dict[str | Non
         if isinstance(node, OperationDefinitionNode):
             cost = compiler.of_selections(node.selection_set, schema.get_root_type(node.operation))
             if isinstance(cost, int):
-                _check(cost)
+                _check(cost, node.operation)
             else:
                 varying[node.name.value if node.name else None] = VaryingCost(cost, node)
     return varying
 
 
-def _check(cost: int) -> None:
-    if cost > MAX_COST:
-        raise refusal("operation costs too much", cost, MAX_COST, " Ask for smaller pages or fewer levels.")
+def _check(cost: int, operation: OperationType) -> None:
+    most = MAX_EVENT_COST if operation is OperationType.SUBSCRIPTION else MAX_COST
+    if cost > most:
+        raise refusal("operation costs too much", cost, most, " Ask for smaller pages or fewer levels.")
 
 
 class _Compiler:
@@ -125,19 +134,21 @@ class _Compiler:
             return self.of_selections(node.selection_set, inner)
         assert isinstance(node, FieldNode)
         if node.selection_set is None or not isinstance(parent, GraphQLObjectType | GraphQLInterfaceType):
-            return 0
+            return QUERIES.get(node.name.value, 0)
         known = self._schema.get_field(parent, node.name.value)
         if known is None:
             return 0
         of_type = get_named_type(known.type)
         each = _sum([_of_object(of_type), self.of_selections(node.selection_set, of_type)])
-        return _product(_times(node, known, parent), each)
+        return _sum([QUERIES.get(node.name.value, 0), _product(_times(node, known, parent), each)])
 
 
 def _of_object(of_type: GraphQLNamedType) -> int:
     if is_introspection_type(of_type):
         return INTROSPECTED
     interfaces = getattr(of_type, "interfaces", ())
+    if of_type.name in OWNED:
+        return OWNED[of_type.name]
     return OBJECT if any(each.name == "Node" for each in (of_type, *interfaces)) else 0
 
 

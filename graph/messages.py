@@ -1,8 +1,10 @@
 """Messages, their parts, and how they were made: types and resolvers."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
+import orjson
 import strawberry
 from strawberry.scalars import JSON
 
@@ -15,7 +17,7 @@ from graph.context import Info
 from graph.ids import encode_cursor, part_id
 from graph.models import ModelParams
 from graph.nodes import Node
-from graph.pagination import PageInfo, page_info
+from graph.pagination import MAX_PAGE_SIZE, PageInfo, page_info
 
 if TYPE_CHECKING:
     from graph.conversations import Conversation
@@ -34,20 +36,31 @@ class MessagePart:
 
 @strawberry.type
 class TextPart(MessagePart):
-    text: str
+    value: strawberry.Private[domain.MessagePart]
+
+    @strawberry.field
+    def text(self, info: Info) -> str:
+        return info.context.shown(self.value.text)
 
 
 @strawberry.type
 class ReasoningPart(MessagePart):
-    text: str
-    duration_ms: int | None
+    value: strawberry.Private[domain.MessagePart]
+
+    @strawberry.field
+    def text(self, info: Info) -> str:
+        return info.context.shown(self.value.text)
+
+    @strawberry.field
+    def duration_ms(self) -> int | None:
+        return self.value.duration_ms
 
 
 def part_of(message_id: str, part: domain.MessagePart) -> MessagePart:
     id_ = strawberry.ID(part_id(message_id, part.index))
     if part.kind is PartKind.REASONING:
-        return ReasoningPart(id=id_, index=part.index, text=part.text, duration_ms=part.duration_ms)
-    return TextPart(id=id_, index=part.index, text=part.text)
+        return ReasoningPart(id=id_, index=part.index, value=part)
+    return TextPart(id=id_, index=part.index, value=part)
 
 
 @strawberry.type
@@ -133,7 +146,6 @@ class Message(Node):
     idempotency_key: str | None = strawberry.field(
         description="The key the client sent with it, to match optimistic copies."
     )
-    metadata: JSON
 
     @classmethod
     def of(cls, value: domain.Message) -> "Message":
@@ -144,8 +156,11 @@ class Message(Node):
             created_at=value.created_at,
             token_count=value.token_count,
             idempotency_key=value.idempotency_key,
-            metadata=JSON(value.metadata),
         )
+
+    @strawberry.field
+    def metadata(self, info: Info) -> JSON:
+        return metadata_of(info, self.value.metadata)
 
     @strawberry.field
     def status(self) -> replies.ReplyStatus:
@@ -157,8 +172,8 @@ class Message(Node):
         return [part_of(self.value.id, part) for part in self.value.parts]
 
     @strawberry.field(description="All text parts joined; the short way in.")
-    def text(self) -> str:
-        return self.value.text
+    def text(self, info: Info) -> str:
+        return info.context.shown(self.value.text)
 
     @strawberry.field(
         description="Everything up to this point of the stream is in `parts`; pass it to replyStream(after:)."
@@ -183,21 +198,33 @@ class Message(Node):
         parent = await info.context.messages.load(self.value.parent_id)
         return None if parent is None else Message.of(parent)
 
-    @strawberry.field(description="Alternatives at this place (edits, regenerations), oldest first, this one included.")
+    @strawberry.field(
+        description="Alternatives at this place (edits, regenerations), oldest first, this one included; of more than "
+        "100 those around this one."
+    )
     async def siblings(self, info: Info) -> list["Message"]:
-        return await _load(info, await self._sibling_ids(info))
+        ids = await self._sibling_ids(info)
+        start = max(0, min(ids.index(self.value.id) - MAX_PAGE_SIZE // 2, len(ids) - MAX_PAGE_SIZE))
+        return await _load(info, ids[start : start + MAX_PAGE_SIZE])
 
     @strawberry.field
     async def sibling_index(self, info: Info) -> int:
         return (await self._sibling_ids(info)).index(self.value.id)
 
-    @strawberry.field
+    @strawberry.field(description="What answers it, oldest first; the first 100.")
     async def children(self, info: Info) -> list["Message"]:
-        key = (self.value.conversation_id, self.value.id)
-        return await _load(info, await info.context.children.load(key))
+        ids = await info.context.children.load((self.value.conversation_id, self.value.id))
+        return await _load(info, ids[:MAX_PAGE_SIZE])
 
     async def _sibling_ids(self, info: Info) -> list[str]:
         return await info.context.children.load((self.value.conversation_id, self.value.parent_id))
+
+
+def metadata_of(info: Info, value: Mapping[str, object]) -> JSON:
+    """Counted like text. Raises GraphQLError."""
+    if value:
+        info.context.count(len(orjson.dumps(value)))
+    return JSON(value)
 
 
 async def _load(info: Info, ids: list[str]) -> list[Message]:

@@ -55,12 +55,16 @@ class ModelParams:
 @strawberry.type
 class GenerationSettings:
     value: strawberry.Private[Settings]
-    system_prompt: str | None
     params: ModelParams
 
     @classmethod
     def of(cls, value: Settings) -> "GenerationSettings":
-        return cls(value=value, system_prompt=value.system_prompt, params=ModelParams.of(value.params))
+        return cls(value=value, params=ModelParams.of(value.params))
+
+    @strawberry.field
+    def system_prompt(self, info: Info) -> str | None:
+        prompt = self.value.system_prompt
+        return None if prompt is None else info.context.shown(prompt)
 
     @strawberry.field(description="Null when the level above decides.")
     def model(self, info: Info) -> Model | None:

@@ -13,6 +13,7 @@ import orjson
 from starlette.requests import Request
 
 CACHED_HEADERS = 256
+WITH_HISTORY = ("createConversation", "sendMessage")
 MAX_MEDIA_TYPE = 256
 MAX_ACCEPT = 2_048
 """Characters: reading a media type takes time with the square of its length."""
@@ -51,16 +52,23 @@ class MediaType:
             return 0
 
 
-async def asked(request: Request, max_bytes: int) -> Asked:
-    """The operation in a GET or POST request. Raises Refused."""
+async def asked(request: Request, max_bytes: int, *, with_history: bool) -> Asked:
+    """The operation in a GET or POST request, which may be longer by its history, where that is allowed.
+
+    Raises Refused.
+    """
     if request.method == "GET":
         return _checked(_from_address(request))
-    body = await _body(request)
+    body = await _body(request, None if with_history else max_bytes)
     parameters = _object(body)
     if len(body) > max_bytes and not _is_long_by_history(parameters, max_bytes):
-        message = f"The body is larger than {max_bytes} bytes, which only `history` in the variables may make it."
-        raise Refused(413, message)
+        raise _too_long(max_bytes)
     return _checked(parameters)
+
+
+def _too_long(max_bytes: int) -> Refused:
+    message = f"The body is larger than {max_bytes} bytes, which only `history` in the variables of a user may make it."
+    return Refused(413, message)
 
 
 @lru_cache(maxsize=CACHED_HEADERS)
@@ -83,13 +91,19 @@ def media_type(text: str) -> MediaType:
     return MediaType(name.lower(), {key.lower(): value for key, value in parameters})
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, max_bytes: int | None) -> bytes:
+    """Reads no more than it may have."""
     kind = media_type(request.headers.get("content-type", ""))
     if kind.name != "application/json":
         raise Refused(415, "Send the operation as application/json.")
     if kind.parameters.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
         raise Refused(415, "Send the operation in UTF-8.")
-    return await request.body()
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if max_bytes is not None and len(body) > max_bytes:
+            raise _too_long(max_bytes)
+    return bytes(body)
 
 
 def _from_address(request: Request) -> dict[str, Any]:
@@ -122,7 +136,9 @@ def _is_long_by_history(parameters: dict[str, Any], max_bytes: int) -> bool:
     Not in the document: to parse 4 MB of it would hold up everybody for a second, to read 4 MB of JSON takes 10 ms.
     """
     query, variables = parameters.get("query"), parameters.get("variables")
-    if not isinstance(variables, dict) or (isinstance(query, str) and len(query) > max_bytes):
+    if not isinstance(variables, dict) or not isinstance(query, str) or len(query) > max_bytes:
+        return False
+    if not any(mutation in query for mutation in WITH_HISTORY):
         return False
     return any(isinstance(value, dict) and "history" in value for value in [variables, *variables.values()])
 

@@ -66,7 +66,8 @@ class ServerQuery:
 
     @strawberry.field(description="Several objects by their ids, in the same order.")
     async def nodes(self, info: Info, ids: list[strawberry.ID]) -> list[Node | None]:
-        return [await _node(info, id_) for id_ in ids]
+        found = {id_: await _node(info, id_) for id_ in dict.fromkeys(ids)}
+        return [found[id_] for id_ in ids]
 
     @strawberry.field(description="Who is asking. Null when nobody is signed in.")
     async def viewer(self, info: Info) -> Viewer | None:

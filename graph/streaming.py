@@ -9,7 +9,7 @@ from domain import events
 from domain.conversations import MessagePart as DomainPart
 from domain.replies import ReplyStatus
 from domain.streaming import Ended, Snapshot, StreamedEvent
-from graph.context import Info
+from graph.context import Context, Info
 from graph.ids import part_id
 from graph.messages import Message, MessagePart, part_of
 
@@ -73,9 +73,12 @@ def reply_event(streamed: StreamedEvent) -> ReplyEvent:
             return ReplyFinished(cursor=cursor, reply=Message.of(message))
 
 
-async def _reply_events(stream: AsyncGenerator[StreamedEvent, None]) -> AsyncGenerator[ReplyEvent, None]:
+async def _reply_events(
+    stream: AsyncGenerator[StreamedEvent, None], context: Context
+) -> AsyncGenerator[ReplyEvent, None]:
     async with aclosing(stream):
         async for streamed in stream:
+            context.forget()
             yield reply_event(streamed)
 
 
@@ -91,4 +94,4 @@ class Subscription:
         self, info: Info, reply_id: strawberry.ID, after: str | None = None
     ) -> AsyncGenerator[ReplyEvent, None]:
         stream = await info.context.services.stream.follow(info.context.user_id, reply_id, after)
-        return _reply_events(stream)
+        return _reply_events(stream, info.context)

@@ -111,9 +111,9 @@ class Router(GraphQLRouter[Context, None]):
         wanted = _answer_type(accepted(request.headers.get("accept", "")))
         if self._graphiql_path and _is_a_person(request):
             return RedirectResponse(self._graphiql_path, status_code=303)
-        operation = await asked(request, self.limits.body_bytes)
         identity, services = context.caller.identity, context.services
         await services.authenticator.admit(identity, context.caller.client.address)
+        operation = await asked(request, self.limits.body_bytes, with_history=identity is not None)
         if isinstance(wanted, Framing):
             context.response = None  # its headers are sent before anything is executed
             results = await self._results(operation, context, _allowed(request, READING))

@@ -122,7 +122,9 @@ async def test_a_body_above_the_limit_is_refused(plain: Api) -> None:
 
 @pytest.mark.parametrize("variables", [{"history": [], "x": "x" * 2_000}, {"input": {"history": [], "x": "x" * 2_000}}])
 async def test_a_body_with_history_in_its_variables_may_be_longer(plain: Api, variables: dict[str, Any]) -> None:
-    assert (await answer(plain, json={"query": "{ __typename }", "variables": variables}))[0] == 200
+    created = {"query": "{ __typename } # createConversation", "variables": variables}
+    assert (await answer(plain, json=created))[0] == 200
+    assert (await answer(plain, json=created | {"query": "{ __typename }"}))[0] == 413
 
 
 async def test_a_long_document_is_refused_whatever_is_in_it(plain: Api) -> None:

@@ -201,6 +201,32 @@ COST = {
         ),
         "costs too much",
     ),
+    "counts of a hundred viewers": Abuse(
+        "query ($ids: [ID!]!) { nodes(ids: $ids) { ... on Viewer {"
+        + many(15, lambda i: f"a{i}: conversations(first: 1) {{ totalCount }}")
+        + "} } }",
+        "costs too much",
+        variables={"ids": ["a"] * 100},
+    ),
+    "a thousand paths": Abuse(
+        "{ conversations(first: 100) { nodes {"
+        + many(10, lambda i: f"a{i}: messages(first: 1) {{ nodes {{ id }} }}")
+        + "} } }",
+        "costs too much",
+    ),
+    "a page of messages in every event": Abuse(
+        "subscription { conversationEvents { ... on MessageAdded { conversation {"
+        " messages(first: 100) { nodes { id parent { id } conversation { id } children { id } } }"
+        " } } } }",
+        "costs too much",
+    ),
+    "sessions of a hundred viewers": Abuse(
+        "query ($ids: [ID!]!) { nodes(ids: $ids) { ... on Viewer {"
+        + many(15, lambda i: f"a{i}: sessions {{ id }}")
+        + "} } }",
+        "costs too much",
+        variables={"ids": ["a"] * 100},
+    ),
     "pages in every event": Abuse(
         "subscription { conversationEvents { cursor ... on ConversationCreated { conversation {"
         " messages(first: 100) { nodes { siblings { siblings { id } } } } } } } }",
