@@ -249,8 +249,8 @@ VARIABLES = {
     "60,000 right values": Abuse(STOPS, "too many values", variables={"stop": ["a"] * 50_000}),
     "80,000 empty objects": Abuse(HISTORY, "too many values", variables={"h": [{}] * 60_000}),
     "12,000 wrong values": Abuse(STOPS, "String cannot", code=None, variables={"stop": [1] * 12_000}),
-    "900 levels of lists": Abuse(
-        STOPS, "String cannot", code=None, variables={"stop": json.loads("[" * 900 + "]" * 900)}
+    "800 levels of lists": Abuse(
+        STOPS, "String cannot", code=None, variables={"stop": json.loads("[" * 800 + "]" * 800)}
     ),
 }
 

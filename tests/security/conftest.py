@@ -74,3 +74,10 @@ async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         await administration(made).create_user(EMAIL, OLD, None)
         yield made
         await database.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Schemathesis names its tests after fields, but pytest drops that from their ids; xdist runs one of each id."""
+    for item in items:
+        if field := getattr(item, "operation_label", None):
+            item._id = item.id.with_params(field)
