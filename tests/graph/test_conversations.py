@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from graph import messages
 from tests.serving import Serving
 
 CREATE = """mutation ($input: CreateConversationInput!) { createConversation(input: $input) {
@@ -82,6 +83,19 @@ async def test_another_branch_is_read_by_its_leaf(server: Serving) -> None:
     siblings = "query ($id: ID!) { message(id: $id) { siblings { text } siblingIndex parent { id } } }"
     found = (await server.ask(siblings, id=first["message"]["id"]))["message"]
     assert found == {"siblings": [{"text": "1"}, {"text": "2"}], "siblingIndex": 0, "parent": None}
+
+
+async def test_of_many_alternatives_those_around_the_message_are_listed(
+    server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "MAX_PAGE_SIZE", 2)
+    ids = [(await send(server, "1"))["message"]["id"]]
+    edit = 'mutation ($id: ID!) { editMessage(input: {messageId: $id, text: "2"}) { message { id } } }'
+    for _ in range(3):
+        ids.append((await server.ask(edit, id=ids[0]))["editMessage"]["message"]["id"])
+    for place, shown in enumerate((ids[0:2], ids[0:2], ids[1:3], ids[2:4])):
+        found = await server.ask("query ($id: ID!) { message(id: $id) { siblings { id } } }", id=ids[place])
+        assert [each["id"] for each in found["message"]["siblings"]] == shown
 
 
 async def test_a_created_conversation_has_what_it_was_given(server: Serving) -> None:
