@@ -136,7 +136,8 @@ class AccountMutation:
         context = info.context
         token = input.refresh_token or _cookie(context)
         try:
-            identity = context.caller.identity if token else context.identity
+            nothing_to_check = token is not None or context.caller.stranger
+            identity = context.caller.identity if nothing_to_check else context.identity
             await context.services.accounts.logout(identity, token, everywhere=bool(input.everywhere))
         except DomainError as error:
             return LogoutPayload(errors=[user_error(error)])
