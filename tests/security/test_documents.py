@@ -5,6 +5,7 @@ import json
 import re
 import tracemalloc
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.serving import Serving, serving, settings_for
 
 MAX_CPU_MS = 50
 TRIES = 5
+ROUNDS = 4
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -79,21 +81,23 @@ async def test_what_is_within_the_limits_costs_at_most_50_ms_of_cpu(
 
 
 async def test_refusals_leave_nothing_in_memory(attacked: Serving) -> None:
+    """What a refusal left would be left in every round; what the rest of the process does in one, is not."""
     bodies = [abuse.body() for abuse in ABUSES.values()]
     held: list[int] = []
     for body in bodies:
         await send(attacked, body)
     tracemalloc.start()
     try:
-        for _ in range(2):
+        for _ in range(ROUNDS):
             for body in bodies:
                 await send(attacked, body)
             gc.collect()
             held.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    print(f"{held[1] - held[0]} bytes more after {len(bodies)} refusals")
-    assert held[1] - held[0] < 100_000
+    growth = [after - before for before, after in pairwise(held)]
+    print(f"{growth} bytes more after {len(bodies)} refusals each")
+    assert min(growth) < 100_000
 
 
 async def test_a_mutation_by_get_is_refused_before_its_document_is_checked(attacked: Serving) -> None:
