@@ -11,6 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from domain.tool_calls import ToolCall, ToolChoice
+
 if TYPE_CHECKING:
     from domain.replies import Reply
 
@@ -35,16 +37,21 @@ class TitleSource(StrEnum):
 class PartKind(StrEnum):
     TEXT = "TEXT"
     REASONING = "REASONING"
+    TOOL_CALL = "TOOL_CALL"
 
 
 @dataclass(frozen=True, slots=True)
 class MessagePart:
-    """A stretch of content of one kind. `index` is its place in the message; `duration_ms` is for reasoning only."""
+    """A stretch of content of one kind. `index` is its place in the message.
+
+    `duration_ms` is for reasoning only. A part of the kind TOOL_CALL has a `call` and no text.
+    """
 
     index: int
     kind: PartKind
     text: str = ""
     duration_ms: int | None = None
+    call: ToolCall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +72,24 @@ class ModelParams:
 
 @dataclass(frozen=True, slots=True)
 class GenerationSettings:
-    """Which model answers, and how. None means: as the level below says (reply over conversation over server)."""
+    """Which model answers, and how. None means: as the level below says (reply over conversation over server).
+
+    `tools` are names of tools that the model is offered.
+    """
 
     model: str | None = None
     system_prompt: str | None = None
     params: ModelParams = field(default_factory=ModelParams)
+    tools: tuple[str, ...] | None = None
+    tool_choice: ToolChoice | None = None
 
     def over(self, base: "GenerationSettings") -> "GenerationSettings":
         return GenerationSettings(
             model=base.model if self.model is None else self.model,
             system_prompt=base.system_prompt if self.system_prompt is None else self.system_prompt,
             params=self.params.over(base.params),
+            tools=base.tools if self.tools is None else self.tools,
+            tool_choice=base.tool_choice if self.tool_choice is None else self.tool_choice,
         )
 
 
@@ -132,6 +146,7 @@ class Change(StrEnum):
     CONVERSATION_DELETED = "ConversationDeleted"
     MESSAGE_ADDED = "MessageAdded"
     MESSAGE_UPDATED = "MessageUpdated"
+    TOOL_APPROVAL_REQUESTED = "ToolApprovalRequested"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +161,7 @@ class ConversationEvent:
     kind: Change
     conversation_id: str
     message_id: str | None = None
+    tool_call_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@
     ├── IdempotencyMismatch the key was used before with other content
     ├── ContextTooLong      one message that cannot fit the model's window even alone
     ├── ModelUnavailable    no such model is configured here
+    ├── ToolUnavailable     no such tool is offered here, or the model cannot call tools
+    ├── Conflict            what was asked for does not fit how things stand by now
     ├── Unauthenticated     nobody is signed in, or what was shown for it does not hold
     ├── AccessDenied        bad credentials, an ended session, closed registration, or not allowed
     ├── EmailTaken          there is a user with this address
@@ -35,6 +37,7 @@ class ErrorCode(StrEnum):
     IDEMPOTENCY_MISMATCH = "IDEMPOTENCY_MISMATCH"
     CONTEXT_TOO_LONG = "CONTEXT_TOO_LONG"
     MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
+    TOOL_UNAVAILABLE = "TOOL_UNAVAILABLE"
     UNAVAILABLE = "UNAVAILABLE"
     UNAUTHENTICATED = "UNAUTHENTICATED"
     BAD_CREDENTIALS = "BAD_CREDENTIALS"
@@ -55,6 +58,7 @@ class ReplyErrorCode(StrEnum):
     PROVIDER_REJECTED = "PROVIDER_REJECTED"
     CONTEXT_TOO_LONG = "CONTEXT_TOO_LONG"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    TOOL_FAILED = "TOOL_FAILED"
     INTERRUPTED = "INTERRUPTED"
     STORAGE = "STORAGE"
     INTERNAL = "INTERNAL"
@@ -149,6 +153,17 @@ class ModelUnavailable(DomainError):
             "settings",
             "model",
         )
+
+
+class ToolUnavailable(DomainError):
+    code = ErrorCode.TOOL_UNAVAILABLE
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "settings", "tools")
+
+
+class Conflict(DomainError):
+    code = ErrorCode.CONFLICT
 
 
 class Unavailable(DomainError):

@@ -11,14 +11,16 @@ from dataclasses import dataclass, replace
 
 from domain.conversations import MessagePart, PartKind
 from domain.replies import ReplyStatus
+from domain.tool_calls import ToolCall, ToolCallStatus, cancelled
 
 
 @dataclass(frozen=True, slots=True)
 class PartAdded:
-    """A part begins, empty."""
+    """A part begins, empty. One of the kind TOOL_CALL comes with its call, whose arguments follow."""
 
     index: int
     kind: PartKind
+    call: ToolCall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,22 @@ class TextDelta:
 
     index: int
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentsDelta:
+    """Text to append to the arguments of the call in the part with this index, which is being written."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallChanged:
+    """The call in the part with this index as it is from now on."""
+
+    index: int
+    call: ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +62,13 @@ class Retrying:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event of every reply."""
+    """The last event of every reply. It cancels the calls that have not ended."""
 
     status: ReplyStatus
 
 
-ReplyEvent = PartAdded | TextDelta | StatusChanged | Retrying | Finished
+Delta = TextDelta | ArgumentsDelta
+ReplyEvent = PartAdded | Delta | ToolCallChanged | StatusChanged | Retrying | Finished
 
 
 def queued_again(attempt: int) -> tuple[ReplyEvent, ...]:
@@ -69,9 +88,10 @@ class LoggedEvent:
 class Folder:
     """Folds events into parts, one by one, in constant time per event."""
 
-    __slots__ = ("_kinds", "_texts", "seq")
+    __slots__ = ("_calls", "_kinds", "_texts", "seq")
 
     def __init__(self) -> None:
+        self._calls: dict[int, ToolCall] = {}
         self._kinds: list[PartKind] = []
         self._texts: list[list[str]] = []
         self.seq = 0
@@ -79,17 +99,24 @@ class Folder:
     def add(self, logged: LoggedEvent) -> None:
         """Events must come in the order of their numbers, without gaps."""
         match logged.event:
-            case PartAdded(_, kind):
+            case PartAdded(index, kind, call):
                 self._kinds.append(kind)
                 self._texts.append([])
-            case TextDelta(index, text):
+                if call is not None:
+                    self._calls[index] = call
+            case TextDelta(index, text) | ArgumentsDelta(index, text):
                 self._texts[index].append(text)
+            case ToolCallChanged(index, call):
+                self._calls[index] = call
+            case Finished():
+                self._calls = {index: cancelled(self._with_arguments(index)) for index in self._calls}
             case _:
                 pass
         self.seq = logged.seq
 
     def copy(self) -> "Folder":
         twin = Folder()
+        twin._calls = dict(self._calls)
         twin._kinds = list(self._kinds)
         twin._texts = [list(texts) for texts in self._texts]
         twin.seq = self.seq
@@ -101,8 +128,17 @@ class Folder:
                 texts[:] = ["".join(texts)]
         return tuple(
             MessagePart(index, kind, texts[0] if texts else "")
+            if kind is not PartKind.TOOL_CALL
+            else MessagePart(index, kind, call=self._with_arguments(index))
             for index, (kind, texts) in enumerate(zip(self._kinds, self._texts, strict=True))
         )
+
+    def _with_arguments(self, index: int) -> ToolCall:
+        """A call that is being written has the arguments so far; later its changes say them."""
+        call = self._calls[index]
+        if call.status is not ToolCallStatus.WRITING:
+            return call
+        return replace(call, arguments_text="".join(self._texts[index]))
 
 
 class Window:
@@ -156,9 +192,9 @@ def text_in(log: Iterable[LoggedEvent], attempt: int | None = None) -> str:
 
 
 def written_in(log: Iterable[LoggedEvent], attempt: int) -> str:
-    """All that one attempt wrote, reasoning too."""
+    """All that one attempt wrote, reasoning and the arguments of calls too."""
     mine = (logged.event for logged in log if logged.attempt == attempt)
-    return "".join(event.text for event in mine if isinstance(event, TextDelta))
+    return "".join(event.text for event in mine if isinstance(event, Delta))
 
 
 def joined(events: Iterable[LoggedEvent]) -> list[LoggedEvent]:
@@ -169,8 +205,8 @@ def joined(events: Iterable[LoggedEvent]) -> list[LoggedEvent]:
         last = result[-1] if result else None
         if (
             last is not None
-            and isinstance(last.event, TextDelta)
-            and isinstance(logged.event, TextDelta)
+            and isinstance(last.event, Delta)
+            and isinstance(logged.event, Delta)
             and last.event.index == logged.event.index
             and last.attempt == logged.attempt
         ):
@@ -179,7 +215,7 @@ def joined(events: Iterable[LoggedEvent]) -> list[LoggedEvent]:
             continue
         _close(result, run)
         result.append(logged)
-        if isinstance(logged.event, TextDelta):
+        if isinstance(logged.event, Delta):
             run = [logged.event.text]
     _close(result, run)
     return result
@@ -188,6 +224,6 @@ def joined(events: Iterable[LoggedEvent]) -> list[LoggedEvent]:
 def _close(result: list[LoggedEvent], run: list[str]) -> None:
     if len(run) > 1:
         last = result[-1]
-        assert isinstance(last.event, TextDelta)
-        result[-1] = replace(last, event=TextDelta(last.event.index, "".join(run)))
+        assert isinstance(last.event, Delta)
+        result[-1] = replace(last, event=replace(last.event, text="".join(run)))
     run.clear()

@@ -3,11 +3,13 @@
 Only values; the endpoints behind them are the business of `providers/`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from domain.conversations import ModelParams, Role
 from domain.replies import FinishReason, Usage
+from domain.tool_calls import ToolChoice
 
 
 class ModelCapability(StrEnum):
@@ -30,11 +32,44 @@ class Model:
     capabilities: tuple[ModelCapability, ...] = ()
     is_default: bool = False
 
+    @property
+    def calls_tools(self) -> bool:
+        return ModelCapability.TOOLS in self.capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCall:
+    """A call that the model made earlier. `arguments` is a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
 
 @dataclass(frozen=True, slots=True)
 class PromptMessage:
+    """`calls` are those of an assistant's message; a ToolAnswer to each of them follows."""
+
     role: Role
     texts: tuple[str, ...]
+    calls: tuple[PromptCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolAnswer:
+    """What came of a call; never empty."""
+
+    call_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedTool:
+    """A tool that the model may call. `parameters` is a JSON Schema of type "object"."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +80,13 @@ class ChatRequest:
     """
 
     model: str
-    messages: tuple[PromptMessage, ...]
+    messages: tuple[PromptMessage | ToolAnswer, ...]
     params: ModelParams
     reply_id: str
     conversation_id: str
     unfinished: str = ""
+    tools: tuple[OfferedTool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice.AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +100,23 @@ class TextChunk:
 class ReasoningChunk:
     """A piece of the model's reasoning, where the endpoint shows it; never empty."""
 
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallChunk:
+    """A call of a tool begins: the `index`-th of this answer, from 0 without gaps. `id` may be empty or used before."""
+
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentsChunk:
+    """A piece of the arguments of the `index`-th call, which has begun; never empty."""
+
+    index: int
     text: str
 
 
@@ -82,7 +136,10 @@ class RequestStarted:
 
 @dataclass(frozen=True, slots=True)
 class FinishChunk:
-    """The last chunk of a stream that ended as the protocol says. `usage` is None when the endpoint did not tell."""
+    """The last chunk of a stream that ended as the protocol says. `usage` is None when the endpoint did not tell.
+
+    The reason is STOP too where the model stopped for its tool calls.
+    """
 
     finish_reason: FinishReason
     usage: Usage | None
@@ -90,4 +147,4 @@ class FinishChunk:
     completion_id: str | None
 
 
-ChatChunk = TextChunk | ReasoningChunk | RetryChunk | RequestStarted | FinishChunk
+ChatChunk = TextChunk | ReasoningChunk | ToolCallChunk | ArgumentsChunk | RetryChunk | RequestStarted | FinishChunk

@@ -15,6 +15,7 @@ from domain.errors import ProviderError, QuotaExceeded, ReplyErrorCode
 class ReplyStatus(StrEnum):
     QUEUED = "QUEUED"
     STREAMING = "STREAMING"
+    AWAITING_APPROVAL = "AWAITING_APPROVAL"
     COMPLETE = "COMPLETE"
     STOPPED = "STOPPED"
     FAILED = "FAILED"
@@ -28,13 +29,23 @@ class ReplyStatus(StrEnum):
 MOVES: dict[ReplyStatus, frozenset[ReplyStatus]] = {
     ReplyStatus.QUEUED: frozenset({ReplyStatus.STREAMING, ReplyStatus.STOPPED, ReplyStatus.FAILED}),
     ReplyStatus.STREAMING: frozenset(
-        {ReplyStatus.COMPLETE, ReplyStatus.STOPPED, ReplyStatus.FAILED, ReplyStatus.QUEUED}
+        {
+            ReplyStatus.COMPLETE,
+            ReplyStatus.STOPPED,
+            ReplyStatus.FAILED,
+            ReplyStatus.QUEUED,
+            ReplyStatus.AWAITING_APPROVAL,
+        }
     ),
+    ReplyStatus.AWAITING_APPROVAL: frozenset({ReplyStatus.QUEUED, ReplyStatus.STOPPED}),
     ReplyStatus.COMPLETE: frozenset(),
     ReplyStatus.STOPPED: frozenset(),
     ReplyStatus.FAILED: frozenset(),
 }
-"""STREAMING goes back to QUEUED when its owner died or handed it over; the next claim goes on from what was shown."""
+"""STREAMING goes back to QUEUED when its owner died or handed it over; the next claim goes on from what was shown.
+
+AWAITING_APPROVAL has no owner; it is QUEUED again when the last of its tool calls that wait is decided on.
+"""
 
 
 class Recovery(StrEnum):
@@ -51,6 +62,7 @@ class FinishReason(StrEnum):
     LENGTH = "LENGTH"
     CONTENT_FILTER = "CONTENT_FILTER"
     REFUSAL = "REFUSAL"
+    TOOL_LIMIT = "TOOL_LIMIT"
     STOPPED_BY_USER = "STOPPED_BY_USER"
     ERROR = "ERROR"
 
@@ -238,9 +250,11 @@ class Outcome:
 class HandOver:
     """An attempt that ended without an end: the reply goes back into the queue, and another attempt goes on with it.
 
-    `token_count` is that of all the text that was shown so far; `usage` is this attempt's own.
+    With `awaits_approval` not before users have decided on the tool calls that wait for it. `token_count` is that of
+    all that was shown so far; `usage` is this attempt's own.
     """
 
     usage: Usage = Usage(estimated=True)
     requests: int = 0
     token_count: int = 0
+    awaits_approval: bool = False

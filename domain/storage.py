@@ -11,8 +11,9 @@ from typing import Protocol
 
 from domain.account_storage import ApiKeys, Budgets, Rates, Sessions, Users
 from domain.conversations import Change, Conversation, ConversationEvent, Message, MessagePart, Page, PageRequest
-from domain.events import LoggedEvent
+from domain.events import LoggedEvent, ReplyEvent
 from domain.replies import Attempt, HandOver, Held, Lease, Outcome, Progress, Reply, ReplyStatus
+from domain.tool_storage import Tasks, ToolCalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ class Replies(Protocol):
         ...
 
     async def unsettled(self, conversation_id: str) -> list[str]:
-        """Ids of the conversation's replies that are queued or streaming."""
+        """Ids of the conversation's replies that have not ended."""
         ...
 
     async def queued(self) -> int:
@@ -139,14 +140,14 @@ class Replies(Protocol):
         ...
 
     async def unsettled_of(self, user_id: str) -> list[str]:
-        """Ids of the user's replies that are queued or streaming.
+        """Ids of the user's replies that have not ended.
 
         All their conversations are held until the end of the unit: no reply in them begins or ends meanwhile.
         """
         ...
 
     async def unsettled_above(self, parent_id: str | None) -> list[str]:
-        """Ids of the replies at or above the message `parent_id` that are queued or streaming, nearest first."""
+        """Ids of the replies at or above the message `parent_id` that have not ended, nearest first."""
         ...
 
     async def waits_for(self, parent_id: str | None) -> str | None:
@@ -154,7 +155,7 @@ class Replies(Protocol):
         ...
 
     async def request_stop(self, reply_id: str) -> ReplyStatus | None:
-        """Settle a QUEUED reply as STOPPED with what it had shown, or flag a STREAMING one for its owner.
+        """Settle a reply that waits as STOPPED with what it had shown, or flag a STREAMING one for its owner.
 
         The status found; None if absent.
         """
@@ -235,9 +236,10 @@ class Workers(Protocol):
         """Give a reply up: it is an orphan at once. Nothing when the lease was lost already."""
         ...
 
-    async def requeue(self, lease: Lease, ended: HandOver) -> None:
+    async def requeue(self, lease: Lease, ended: HandOver, events: Sequence[ReplyEvent] = ()) -> None:
         """Put an orphan back into the queue, to be gone on with, and count the rescue.
 
+        `events` are what else its readers are told first.
         One that somebody wants stopped is settled as STOPPED instead. Nothing when the lease was lost already.
         """
         ...
@@ -259,7 +261,14 @@ class Feed(Protocol):
     A number without an event stands for more than can be told, and for what was swept: query anew.
     """
 
-    def add(self, user_id: str, kind: Change, conversation_id: str, message_id: str | None = None) -> None:
+    def add(
+        self,
+        user_id: str,
+        kind: Change,
+        conversation_id: str,
+        message_id: str | None = None,
+        tool_call_id: str | None = None,
+    ) -> None:
         """Remember an event; the unit's `commit` numbers and stores it. The same one twice in a unit is one event.
 
         Numbers are given as the last thing before the commit, under a lock that lasts until then: whoever sees an
@@ -306,6 +315,10 @@ class UnitOfWork(Protocol):
     def messages(self) -> Messages: ...
     @property
     def replies(self) -> Replies: ...
+    @property
+    def tool_calls(self) -> ToolCalls: ...
+    @property
+    def tasks(self) -> Tasks: ...
     @property
     def log(self) -> Log: ...
     @property
