@@ -176,7 +176,7 @@ def _worker(
 ) -> ReplyWorker:
     storage, tokens, clock, ids, telemetry = ports.background, ports.tokens, ports.clock, ports.ids, ports.telemetry
     recovery = settings.recovery
-    tools = ToolRunner(storage, ports.toolbox, clock, ids, telemetry, settings.approval_timeout)
+    tools = ToolRunner(storage, ports.toolbox, clock, ids, telemetry, 86_400)
     return ReplyWorker(
         storage,
         ports.notifier,
