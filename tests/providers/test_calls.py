@@ -47,9 +47,7 @@ async def test_the_call_of_older_endpoints_is_one_too(endpoint: ScriptedEndpoint
 
 
 @pytest.mark.parametrize("reason", ["tool_calls", "function_call", "stop"])
-async def test_the_reason_of_an_answer_with_calls_is_stop(
-    endpoint: ScriptedEndpoint, chat: Asking, reason: str
-) -> None:
+async def test_an_answer_with_calls_ends_with_stop(endpoint: ScriptedEndpoint, chat: Asking, reason: str) -> None:
     endpoint.replies(stream(called(entry(0, "a", "now")), finish(reason), DONE))
     assert (await chat.finish()).finish_reason is FinishReason.STOP
 
