@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from uuid_utils import uuid7
 
 from domain.account_service import AccountService
+from domain.approvals import ApprovalService
 from domain.authentication import Authenticator, Watch
 from domain.conversation_service import ConversationService
 from domain.conversations import GenerationSettings, ModelParams
@@ -34,6 +35,8 @@ from domain.replies import Owner
 from domain.reply_service import ReplyService
 from domain.rescue import Rescuer
 from domain.streaming import ReplyStream
+from domain.task_service import TaskService
+from domain.tools import NoTools, Toolbox
 from domain.worker import ReplyWorker, Retention
 from graph.context import ServerFacts, Services
 from persistence import schema
@@ -92,6 +95,7 @@ class Ports:
     clock: Clock
     ids: Ids
     telemetry: OperatorTelemetry
+    toolbox: Toolbox
 
 
 @asynccontextmanager
@@ -103,6 +107,7 @@ async def open_services(
     clock: Clock | None = None,
     ids: Ids | None = None,
     notifier: Notifier | None = None,
+    toolbox: Toolbox | None = None,
 ) -> AsyncIterator[Running]:
     """Open a server's parts. Raises SettingsError with a readable sentence when one cannot be had."""
     async with AsyncExitStack() as stack:
@@ -118,6 +123,7 @@ async def open_services(
             clock=clock,
             ids=ids,
             telemetry=telemetry,
+            toolbox=toolbox or NoTools(),
         )
         owner = Owner(ids.new("work"))
         journal = Journal(ports.background, ports.notifier, telemetry, owner)
@@ -158,6 +164,9 @@ def _services(
         stream=stream,
         feed=ConversationFeed(storage, notifier, relay, clock, telemetry),
         allowances=allowances,
+        toolbox=ports.toolbox,
+        approvals=ApprovalService(storage, notifier, ports.toolbox, clock, rules),
+        tasks=TaskService(storage),
         facts=_facts(settings, account_service.policy.registration_open),
         observe=telemetry.operation,
         queued=telemetry.reply_queued,
