@@ -36,6 +36,7 @@ from domain.reply_service import ReplyService
 from domain.rescue import Rescuer
 from domain.streaming import ReplyStream
 from domain.task_service import TaskService
+from domain.tool_running import ToolRunner
 from domain.tools import NoTools, Toolbox
 from domain.worker import ReplyWorker, Retention
 from graph.context import ServerFacts, Services
@@ -152,7 +153,9 @@ def _services(
     storage, notifier, clock, ids, tokens = ports.storage, ports.notifier, ports.clock, ports.ids, ports.tokens
     rules, telemetry = Rules(settings.max_message_characters), ports.telemetry
     defaults = _defaults(settings, ports.model)
-    conversations = ConversationService(storage, notifier, ports.model, tokens, allowances, clock, ids, rules, defaults)
+    conversations = ConversationService(
+        storage, notifier, ports.model, tokens, allowances, clock, ids, rules, defaults, ports.toolbox
+    )
     stream = ReplyStream(storage, notifier, journal, relay, telemetry)
     account_service, authenticator = accounts
     return Services(
@@ -176,14 +179,17 @@ def _services(
 def _worker(
     settings: Settings, ports: Ports, journal: Journal, prompter: Prompter, allowances: Allowances, owner: Owner
 ) -> ReplyWorker:
-    storage, tokens, clock, telemetry = ports.background, ports.tokens, ports.clock, ports.telemetry
+    storage, tokens, clock, ids, telemetry = ports.background, ports.tokens, ports.clock, ports.ids, ports.telemetry
     recovery = settings.recovery
+    tools = ToolRunner(storage, ports.toolbox, clock, ids, telemetry, settings.approval_timeout)
     return ReplyWorker(
         storage,
         ports.notifier,
         journal,
-        ReplyGenerator(storage, journal, ports.model, tokens, prompter, allowances, clock, telemetry, recovery),
-        Rescuer(storage, ports.notifier, tokens, prompter, ports.ids, telemetry, owner, recovery),
+        ReplyGenerator(
+            storage, journal, ports.model, tokens, prompter, tools, allowances, clock, ids, telemetry, recovery
+        ),
+        Rescuer(storage, ports.notifier, tokens, prompter, ids, telemetry, owner, recovery),
         clock,
         telemetry,
         _retention(settings),
