@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from uuid_utils import uuid7
 
 from domain.account_service import AccountService
+from domain.approvals import ApprovalService
 from domain.authentication import Authenticator, Watch
 from domain.conversation_service import ConversationService
 from domain.conversations import GenerationSettings, ModelParams
@@ -34,6 +35,7 @@ from domain.replies import Owner
 from domain.reply_service import ReplyService
 from domain.rescue import Rescuer
 from domain.streaming import ReplyStream
+from domain.task_service import TaskService
 from domain.tool_running import ToolRunner
 from domain.tools import NoTools, Toolbox
 from domain.worker import ReplyWorker, Retention
@@ -165,6 +167,9 @@ def _services(
         stream=stream,
         feed=ConversationFeed(storage, notifier, relay, clock, telemetry),
         allowances=allowances,
+        toolbox=ports.toolbox,
+        approvals=ApprovalService(storage, notifier, ports.toolbox, clock, rules),
+        tasks=TaskService(storage),
         facts=_facts(settings, account_service.policy.registration_open),
         observe=telemetry.operation,
         queued=telemetry.reply_queued,
