@@ -13,8 +13,10 @@ from domain.models import (
     FinishChunk,
     Model,
     ModelCapability,
+    PromptMessage,
     RequestStarted,
     TextChunk,
+    ToolAnswer,
     ToolCallChunk,
 )
 from domain.ports import ProviderCall
@@ -51,6 +53,11 @@ def calling(*calls: tuple[str, str], text: str = "", usage: Usage | None = None)
         steps += [ArgumentsChunk(index, piece) for piece in (arguments[:half], arguments[half:]) if piece]
     started, *spoken, end = answer(*([text] if text else []), usage=usage)
     return [started, *spoken, *steps, end]
+
+
+def heard(messages: Iterable[PromptMessage | ToolAnswer]) -> list[PromptMessage]:
+    """What a model is told, but for what came of its calls."""
+    return [message for message in messages if isinstance(message, PromptMessage)]
 
 
 class ScriptedModel:
