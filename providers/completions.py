@@ -7,8 +7,10 @@ Text arrives exactly as it was sent, but for what no database can store (see `st
 over two frames is put together again.
 """
 
+import hashlib
 import json
 import re
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -67,15 +69,25 @@ class Continuation(StrEnum):
     INSTRUCT = "instruct"
 
 
-def request_body(request: ChatRequest, *, ask_usage: bool, continuation: Continuation) -> dict[str, Any]:
+class Demand(StrEnum):
+    """What not every endpoint wants. The value, in lower case, is in the refusal of whoever wants it."""
+
+    NO_STREAM_OPTIONS = "stream_options"
+    SHORT_CALL_IDS = "tool call id"
+    """Mistral's API and templates take ids of nine letters and digits; a conversation may come from elsewhere."""
+    CALL_SIGNATURES = "thought_signature"
+    """Gemini 3 wants its calls back with their signatures, which nobody keeps; its documentation names a stand-in."""
+
+
+def request_body(request: ChatRequest, demands: Collection[Demand], continuation: Continuation) -> dict[str, Any]:
     """The body of a streamed completion; parameters that are None are left out."""
     params = request.params
     limit = "max_completion_tokens" if _COMPLETION_TOKENS.match(_family(request.model)) else "max_tokens"
     body = {
         "model": request.model,
-        "messages": [_message(message) for message in (*request.messages, *_going_on(request, continuation))],
+        "messages": [_message(message, demands) for message in (*request.messages, *_going_on(request, continuation))],
         "stream": True,
-        "stream_options": {"include_usage": True} if ask_usage else None,
+        "stream_options": None if Demand.NO_STREAM_OPTIONS in demands else {"include_usage": True},
         "temperature": params.temperature,
         "top_p": params.top_p,
         limit: params.max_tokens,
@@ -100,21 +112,29 @@ def _family(model: str) -> str:
     return model.rsplit("/", 1)[-1].lower()
 
 
-def _message(message: PromptMessage | ToolAnswer) -> dict[str, Any]:
+def _message(message: PromptMessage | ToolAnswer, demands: Collection[Demand]) -> dict[str, Any]:
     """An assistant's message of calls alone has the content null: some endpoints refuse "", others want the field."""
     if isinstance(message, ToolAnswer):
-        return {"role": "tool", "tool_call_id": message.call_id, "content": message.text}
+        return {"role": "tool", "tool_call_id": _call_id(message.call_id, demands), "content": message.text}
     content: Any = [{"type": "text", "text": text} for text in message.texts]
     if len(message.texts) == 1:
         content = message.texts[0]
     if not message.calls:
         return {"role": _ROLES[message.role], "content": content}
-    calls = [_call(call) for call in message.calls]
+    calls = [_call(call, demands) for call in message.calls]
     return {"role": _ROLES[message.role], "content": content or None, "tool_calls": calls}
 
 
-def _call(call: PromptCall) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+def _call(call: PromptCall, demands: Collection[Demand]) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    told: dict[str, Any] = {"id": _call_id(call.id, demands), "type": "function", "function": function}
+    if Demand.CALL_SIGNATURES in demands:
+        told["extra_content"] = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+    return told
+
+
+def _call_id(id: str, demands: Collection[Demand]) -> str:
+    return hashlib.sha256(id.encode()).hexdigest()[:9] if Demand.SHORT_CALL_IDS in demands else id
 
 
 def _tool(tool: OfferedTool) -> dict[str, Any]:
