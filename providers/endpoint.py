@@ -21,8 +21,9 @@ from domain.models import ChatChunk, ChatRequest, FinishChunk, Model, RequestSta
 from domain.ports import ProviderCall, Telemetry
 from domain.replies import Usage
 from providers.answer import Answer
-from providers.completions import CompletionReader, Continuation, Demand, request_body
+from providers.completions import Continuation, Demand, request_body
 from providers.errors import never_sent, option_refused, provider_failures
+from providers.frames import CompletionReader
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _OFFICIAL_HOST = "api.openai.com"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.models import ChatChunk
-from providers.completions import CompletionReader
+from providers.frames import CompletionReader
 from tests.providers.asking import calls_in
 from tests.providers.endpoint import called, entry, finish, said
 
