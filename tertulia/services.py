@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from uuid_utils import uuid7
 
 from domain.account_service import AccountService
+from domain.approvals import ApprovalService
 from domain.authentication import Authenticator, Watch
 from domain.conversation_service import ConversationService
 from domain.conversations import GenerationSettings, ModelParams
@@ -34,6 +35,9 @@ from domain.replies import Owner
 from domain.reply_service import ReplyService
 from domain.rescue import Rescuer
 from domain.streaming import ReplyStream
+from domain.task_service import TaskService
+from domain.tool_running import ToolRunner
+from domain.tools import NoTools, Toolbox
 from domain.worker import ReplyWorker, Retention
 from graph.context import ServerFacts, Services
 from persistence import schema
@@ -92,6 +96,7 @@ class Ports:
     clock: Clock
     ids: Ids
     telemetry: OperatorTelemetry
+    toolbox: Toolbox
 
 
 @asynccontextmanager
@@ -103,6 +108,7 @@ async def open_services(
     clock: Clock | None = None,
     ids: Ids | None = None,
     notifier: Notifier | None = None,
+    toolbox: Toolbox | None = None,
 ) -> AsyncIterator[Running]:
     """Open a server's parts. Raises SettingsError with a readable sentence when one cannot be had."""
     async with AsyncExitStack() as stack:
@@ -118,6 +124,7 @@ async def open_services(
             clock=clock,
             ids=ids,
             telemetry=telemetry,
+            toolbox=toolbox or NoTools(),
         )
         owner = Owner(ids.new("work"))
         journal = Journal(ports.background, ports.notifier, telemetry, owner)
@@ -126,7 +133,7 @@ async def open_services(
         allowances = Allowances(ports.storage, _user_limits(settings))
         accounts = open_accounts(settings, database, ports.storage, ports.notifier, clock, ids, stack)
         services = _services(settings, ports, journal, relay, prompter, allowances, accounts)
-        worker = _worker(settings, ports, journal, prompter, allowances, owner)
+        worker = _worker(settings, ports, journal, prompter, allowances, services.approvals, owner)
         await stack.enter_async_context(_going_on(relay.run(), "relay"))
         await stack.enter_async_context(_going_on(services.watch.run(), "watch"))
         if settings.worker:
@@ -146,7 +153,9 @@ def _services(
     storage, notifier, clock, ids, tokens = ports.storage, ports.notifier, ports.clock, ports.ids, ports.tokens
     rules, telemetry = Rules(settings.max_message_characters), ports.telemetry
     defaults = _defaults(settings, ports.model)
-    conversations = ConversationService(storage, notifier, ports.model, tokens, allowances, clock, ids, rules, defaults)
+    conversations = ConversationService(
+        storage, notifier, ports.model, tokens, allowances, clock, ids, rules, defaults, ports.toolbox
+    )
     stream = ReplyStream(storage, notifier, journal, relay, telemetry)
     account_service, authenticator = accounts
     return Services(
@@ -158,6 +167,9 @@ def _services(
         stream=stream,
         feed=ConversationFeed(storage, notifier, relay, clock, telemetry),
         allowances=allowances,
+        toolbox=ports.toolbox,
+        approvals=ApprovalService(storage, notifier, ports.toolbox, clock, rules),
+        tasks=TaskService(storage),
         facts=_facts(settings, account_service.policy.registration_open),
         observe=telemetry.operation,
         queued=telemetry.reply_queued,
@@ -165,16 +177,26 @@ def _services(
 
 
 def _worker(
-    settings: Settings, ports: Ports, journal: Journal, prompter: Prompter, allowances: Allowances, owner: Owner
+    settings: Settings,
+    ports: Ports,
+    journal: Journal,
+    prompter: Prompter,
+    allowances: Allowances,
+    approvals: ApprovalService,
+    owner: Owner,
 ) -> ReplyWorker:
-    storage, tokens, clock, telemetry = ports.background, ports.tokens, ports.clock, ports.telemetry
+    storage, tokens, clock, ids, telemetry = ports.background, ports.tokens, ports.clock, ports.ids, ports.telemetry
     recovery = settings.recovery
+    tools = ToolRunner(storage, ports.toolbox, clock, ids, telemetry, 86_400)
     return ReplyWorker(
         storage,
         ports.notifier,
         journal,
-        ReplyGenerator(storage, journal, ports.model, tokens, prompter, allowances, clock, telemetry, recovery),
-        Rescuer(storage, ports.notifier, tokens, prompter, ports.ids, telemetry, owner, recovery),
+        ReplyGenerator(
+            storage, journal, ports.model, tokens, prompter, tools, allowances, clock, ids, telemetry, recovery
+        ),
+        Rescuer(storage, ports.notifier, tokens, prompter, ids, telemetry, owner, recovery),
+        approvals,
         clock,
         telemetry,
         _retention(settings),

@@ -13,12 +13,15 @@ from domain.models import (
     FinishChunk,
     Model,
     ModelCapability,
+    PromptMessage,
     RequestStarted,
     TextChunk,
+    ToolAnswer,
     ToolCallChunk,
 )
 from domain.ports import ProviderCall
 from domain.replies import FinishReason, Lease, Outcome, Usage
+from domain.tool_calls import ToolCall
 
 Step = ChatChunk | Exception | asyncio.Event
 
@@ -50,6 +53,11 @@ def calling(*calls: tuple[str, str], text: str = "", usage: Usage | None = None)
         steps += [ArgumentsChunk(index, piece) for piece in (arguments[:half], arguments[half:]) if piece]
     started, *spoken, end = answer(*([text] if text else []), usage=usage)
     return [started, *spoken, *steps, end]
+
+
+def heard(messages: Iterable[PromptMessage | ToolAnswer]) -> list[PromptMessage]:
+    """What a model is told, but for what came of its calls."""
+    return [message for message in messages if isinstance(message, PromptMessage)]
 
 
 class ScriptedModel:
@@ -102,6 +110,8 @@ class RecordingTelemetry:
         self.flushes: list[tuple[float, int]] = []
         self.failures: list[Exception] = []
         self.names: list[str] = []
+        self.tools: list[ToolCall] = []
+        self.broken: list[tuple[ToolCall, BaseException]] = []
         self.open_streams = 0
         self.live = 0
 
@@ -119,6 +129,12 @@ class RecordingTelemetry:
 
     def reply_crashed(self, reply_id: str, error: BaseException) -> None:
         self.crashes.append((reply_id, error))
+
+    def tool_called(self, call: ToolCall) -> None:
+        self.tools.append(call)
+
+    def tool_broke(self, call: ToolCall, error: BaseException) -> None:
+        self.broken.append((call, error))
 
     def journal_flushed(self, seconds: float, events: int) -> None:
         self.flushes.append((seconds, events))
