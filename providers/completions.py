@@ -17,6 +17,9 @@ from domain.tool_calls import ToolChoice
 _COMPLETION_TOKENS = re.compile(r"(?:o\d|gpt-[5-9])(?![a-z0-9])")
 """Model families that refuse `max_tokens` and want `max_completion_tokens`."""
 
+_NOT_IN_NAMES = re.compile("[^a-zA-Z0-9_-]")
+"""OpenAI takes names of 1 to 64 other characters, also of calls that a model made of what it was not offered."""
+
 _TOOL_CHOICES = {ToolChoice.AUTO: None, ToolChoice.NONE: "none", ToolChoice.REQUIRED: "required"}
 
 _ROLES = {Role.SYSTEM: "system", Role.USER: "user", Role.ASSISTANT: "assistant"}
@@ -95,7 +98,8 @@ def _message(message: PromptMessage | ToolAnswer, demands: Collection[Demand]) -
 
 
 def _call(call: PromptCall, demands: Collection[Demand]) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": call.arguments}
+    name = _NOT_IN_NAMES.sub("_", call.name)[:64] or "_"
+    function = {"name": name, "arguments": call.arguments}
     told: dict[str, Any] = {"id": _call_id(call.id, demands), "type": "function", "function": function}
     if Demand.CALL_SIGNATURES in demands:
         told["extra_content"] = {"google": {"thought_signature": "skip_thought_signature_validator"}}

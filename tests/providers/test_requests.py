@@ -193,6 +193,17 @@ async def test_earlier_calls_and_their_answers_are_sent(
     assert body["messages"] == [QUESTION, called, *SENT_ANSWERS]
 
 
+@pytest.mark.parametrize(("name", "sent"), [("", "_"), ("get weather!", "get_weather_"), ("n" * 65, "n" * 64)])
+async def test_names_that_a_model_made_up_are_sent_as_endpoints_take_them(
+    endpoint: ScriptedEndpoint, name: str, sent: str
+) -> None:
+    asked = request()
+    made_up = PromptMessage(Role.ASSISTANT, (), (PromptCall("a", name, "{}"),))
+    messages = (*asked.messages, made_up, ToolAnswer("a", "There is no such tool."))
+    body = await body_of(endpoint, replace(asked, messages=messages))
+    assert body["messages"][1]["tool_calls"][0]["function"]["name"] == sent
+
+
 async def test_an_answer_that_was_cut_after_calls_is_gone_on_with(endpoint: ScriptedEndpoint) -> None:
     asked = request()
     messages = (*asked.messages, PromptMessage(Role.ASSISTANT, (), CALLS), *ANSWERED)
