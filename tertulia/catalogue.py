@@ -6,7 +6,7 @@ Context windows of well-known models are from OpenAI's public model pages; for o
 from collections.abc import Sequence
 from dataclasses import replace
 
-from domain.models import Model
+from domain.models import Model, ModelCapability
 from providers.chat import Provider
 from tertulia.config_file import ProviderEntry
 from tertulia.secret_files import value_of
@@ -64,7 +64,7 @@ def with_default(providers: Sequence[Provider], wanted: str | None) -> list[Prov
 
 def _model(name: str, settings: Settings) -> Model:
     context = settings.context_tokens or CONTEXT_TOKENS.get(name, UNKNOWN_CONTEXT)
-    return Model(name=name, provider="openai", context_tokens=context)
+    return Model(name=name, provider="openai", context_tokens=context, capabilities=(ModelCapability.TOOLS,))
 
 
 def _from_entry(name: str, entry: ProviderEntry) -> Provider:

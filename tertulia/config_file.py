@@ -38,7 +38,7 @@ class ModelEntry(BaseModel):
     title: str = ""
     context_tokens: int | None = Field(default=None, ge=256)
     max_output_tokens: int | None = Field(default=None, ge=1)
-    capabilities: tuple[ModelCapability, ...] = ()
+    capabilities: tuple[ModelCapability, ...] = (ModelCapability.TOOLS,)
 
 
 class ProviderEntry(BaseModel):
