@@ -38,7 +38,7 @@ MOVES: dict[ReplyStatus, frozenset[ReplyStatus]] = {
             ReplyStatus.AWAITING_APPROVAL,
         }
     ),
-    ReplyStatus.AWAITING_APPROVAL: frozenset({ReplyStatus.QUEUED, ReplyStatus.STOPPED}),
+    ReplyStatus.AWAITING_APPROVAL: frozenset({ReplyStatus.QUEUED, ReplyStatus.STOPPED, ReplyStatus.FAILED}),
     ReplyStatus.COMPLETE: frozenset(),
     ReplyStatus.STOPPED: frozenset(),
     ReplyStatus.FAILED: frozenset(),

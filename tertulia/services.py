@@ -133,7 +133,7 @@ async def open_services(
         allowances = Allowances(ports.storage, _user_limits(settings))
         accounts = open_accounts(settings, database, ports.storage, ports.notifier, clock, ids, stack)
         services = _services(settings, ports, journal, relay, prompter, allowances, accounts)
-        worker = _worker(settings, ports, journal, prompter, allowances, owner)
+        worker = _worker(settings, ports, journal, prompter, allowances, services.approvals, owner)
         await stack.enter_async_context(_going_on(relay.run(), "relay"))
         await stack.enter_async_context(_going_on(services.watch.run(), "watch"))
         if settings.worker:
@@ -177,11 +177,17 @@ def _services(
 
 
 def _worker(
-    settings: Settings, ports: Ports, journal: Journal, prompter: Prompter, allowances: Allowances, owner: Owner
+    settings: Settings,
+    ports: Ports,
+    journal: Journal,
+    prompter: Prompter,
+    allowances: Allowances,
+    approvals: ApprovalService,
+    owner: Owner,
 ) -> ReplyWorker:
     storage, tokens, clock, ids, telemetry = ports.background, ports.tokens, ports.clock, ports.ids, ports.telemetry
     recovery = settings.recovery
-    tools = ToolRunner(storage, ports.toolbox, clock, ids, telemetry, settings.approval_timeout)
+    tools = ToolRunner(storage, ports.toolbox, clock, ids, telemetry, 86_400)
     return ReplyWorker(
         storage,
         ports.notifier,
@@ -190,6 +196,7 @@ def _worker(
             storage, journal, ports.model, tokens, prompter, tools, allowances, clock, ids, telemetry, recovery
         ),
         Rescuer(storage, ports.notifier, tokens, prompter, ids, telemetry, owner, recovery),
+        approvals,
         clock,
         telemetry,
         _retention(settings),

@@ -17,8 +17,8 @@ from domain.streaming import ArgumentsWritten, Ended, Snapshot, StreamedEvent, c
 from tertulia.services import open_services
 from tests.domain.conftest import ME, Talk
 from tests.doubles import ScriptedModel, Step, WordCounter, answer
+from tests.letters import PostOffice
 from tests.serving import settings_for
-from tests.tooling import PostOffice
 
 
 class Screen:
@@ -216,8 +216,8 @@ async def test_the_same_holds_for_calls_of_tools_and_their_arguments(
 ) -> None:
     waiting = [step for step in script if isinstance(step, asyncio.Event)]
     model, folder = ScriptedModel(script, answer("So it is.")), tmp_path_factory.mktemp("law")
-    box = PostOffice().box()
-    async with open_services(settings_for(folder), model=model, tokens=WordCounter(), toolbox=box) as running:
+    toolbox = PostOffice().toolbox()
+    async with open_services(settings_for(folder), model=model, tokens=WordCounter(), toolbox=toolbox) as running:
         talk = Talk(running, model)
         sent = await talk.send(settings=GenerationSettings(tools=("postage",)))
         screen, forgetful = Screen(), Screen()
