@@ -23,13 +23,14 @@ from domain.conversations import (
     TitleSource,
     title_from,
 )
-from domain.errors import IdempotencyMismatch, InvalidInput, ModelUnavailable, NotFound
+from domain.errors import IdempotencyMismatch, InvalidInput, ModelUnavailable, NotFound, ToolUnavailable
 from domain.inputs import CreateConversation, Rules, fingerprint
 from domain.limits import Allowances
 from domain.models import Model
 from domain.ports import ChatModel, Clock, Ids, Notifier, TokenCounter
 from domain.prompting import count_tokens
 from domain.storage import Storage, UnitOfWork
+from domain.tools import Toolbox
 from domain.topics import QUEUE, STOP, reply_topic, user_topic
 
 UNTITLED = "New conversation"
@@ -62,6 +63,7 @@ class ConversationService:
         ids: Ids,
         rules: Rules,
         defaults: GenerationSettings,
+        toolbox: Toolbox,
     ) -> None:
         self._storage = storage
         self._notifier = notifier
@@ -72,6 +74,7 @@ class ConversationService:
         self._ids = ids
         self._rules = rules
         self.defaults = defaults
+        self._toolbox = toolbox
 
     # ── reading ──
 
@@ -141,8 +144,7 @@ class ConversationService:
     async def create(self, user_id: str, command: CreateConversation) -> tuple[str, bool]:
         """The conversation's id, and whether an earlier use of the key had made it. Atomic. It counts as a send."""
         self._rules.check(command)
-        if command.settings.model is not None and self.model(command.settings.model) is None:
-            raise ModelUnavailable(command.settings.model)
+        self.resolved(command.settings, GenerationSettings())
         seeds = await self.prepare(command.history, command.settings)
         async with self._storage.write() as work:
             key = command.idempotency_key
@@ -190,6 +192,22 @@ class ConversationService:
         self._notifier.ring(user_topic(user_id), STOP, QUEUE, *(reply_topic(reply_id) for reply_id in live))
 
     # ── parts of other commands ──
+
+    def resolved(self, given: GenerationSettings, conversation: GenerationSettings) -> GenerationSettings:
+        """Every level folded in. Tools that only a level below names are left out where the model cannot call any.
+
+        Raises ModelUnavailable, and ToolUnavailable for tools that are `given` and cannot be offered.
+        """
+        settings = given.over(conversation).over(self.defaults)
+        model = self.model(settings.model)
+        if model is None:
+            raise ModelUnavailable(settings.model or "")
+        unknown = next((name for name in given.tools or () if self._toolbox.get(name) is None), None)
+        if unknown is not None:
+            raise ToolUnavailable(f"There is no tool {unknown!r} here now; the `tools` query lists those that are.")
+        if given.tools and not model.calls_tools:
+            raise ToolUnavailable(f"The model {model.name!r} cannot call tools; choose another model, or no tools.")
+        return settings if model.calls_tools else replace(settings, tools=())
 
     async def prepare(self, history: Sequence[SeedMessage], settings: GenerationSettings) -> Seeds:
         """Count the tokens of a history, before any transaction begins."""

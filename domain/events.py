@@ -178,19 +178,6 @@ def fold(events: Iterable[LoggedEvent]) -> tuple[MessagePart, ...]:
     return folded(events).parts()
 
 
-def text_in(log: Iterable[LoggedEvent], attempt: int | None = None) -> str:
-    """The text of the answer in a whole log, reasoning left out; with `attempt` only what that one wrote of it."""
-    kinds: dict[int, PartKind] = {}
-    texts: list[str] = []
-    for logged in log:
-        match logged.event:
-            case PartAdded(index, kind):
-                kinds[index] = kind
-            case TextDelta(index, text) if kinds[index] is PartKind.TEXT and attempt in (None, logged.attempt):
-                texts.append(text)
-    return "".join(texts)
-
-
 def written_in(log: Iterable[LoggedEvent], attempt: int) -> str:
     """All that one attempt wrote, reasoning and the arguments of calls too."""
     mine = (logged.event for logged in log if logged.attempt == attempt)

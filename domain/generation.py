@@ -1,34 +1,25 @@
-"""The making of one reply: history -> prompt -> model -> log, until it ends in one of three ways or is handed over.
+"""The making of one reply: history -> prompt -> model -> tools -> model ..., until it ends, is handed over, or waits.
 
 The model's chunks become events of the reply's tail; the end becomes an Outcome that is committed together with the
 last events. What was shown once is never taken back: an attempt that finds some of the text written already, and a
-request after one that was cut, go on from its end. Whoever reads the reply, if anybody, is unknown here, and so are
-other replies.
+request after one that was cut, go on from its end, with the results of tools that are there. Whoever reads the reply,
+if anybody, is unknown here, and so are other replies.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from typing import TypeVar
+import json
+from contextlib import aclosing
+from dataclasses import replace
 
-from domain.conversations import PartKind
+from domain.conversations import Role
 from domain.errors import ProviderError, QuotaExceeded, StorageError, Unavailable
-from domain.events import LoggedEvent, PartAdded, Retrying, TextDelta, folded, text_in
-from domain.journal import STORAGE_PATIENCE_SECONDS, Halt, Journal, Tail
+from domain.events import LoggedEvent, Retrying, ToolCallChanged, fold, folded
+from domain.journal import Halt, Journal, Tail
 from domain.limits import Allowances, OutputBound
-from domain.models import (
-    ChatChunk,
-    ChatRequest,
-    FinishChunk,
-    ReasoningChunk,
-    RequestStarted,
-    RetryChunk,
-    TextChunk,
-)
-from domain.ports import ChatModel, Clock, Telemetry, TokenCounter
-from domain.prompting import ANSWER_TOKENS, Prompter, count_tokens, most_tokens
+from domain.models import ArgumentsChunk, ChatRequest, FinishChunk, OfferedTool, ReasoningChunk, TextChunk
+from domain.patience import Patience
+from domain.ports import ChatModel, Clock, Ids, Telemetry, TokenCounter
+from domain.prompting import ANSWER_TOKENS, Prompter, count_said, count_tokens, most_tokens
 from domain.replies import (
     INTERNAL,
     INTERRUPTED,
@@ -39,48 +30,22 @@ from domain.replies import (
     Outcome,
     Recovery,
     ReplyError,
+    ReplyFailed,
     ReplyStatus,
     Usage,
 )
-from domain.seam import Seam
+from domain.spoken import Said, calls_in, said_in, steps_of
 from domain.storage import WHOLE_LOG, Storage, UnitOfWork
+from domain.tool_calls import ToolCallStatus, ToolChoice, cancelled
+from domain.tool_running import ToolRunner
+from domain.tool_steps import MAX_STEPS, check_mistakes, next_step
+from domain.writing import Notes, PartWriter
 
-Found = TypeVar("Found")
-Unit = Callable[[], AbstractAsyncContextManager[UnitOfWork]]
 MAX_CUTS = 2
 """So often an answer that was cut is asked for again in one attempt."""
 CUT_PAUSE_SECONDS = 1.0
 """Before the first time; doubled before the next. What the endpoint asks for rules, up to the most."""
 LONGEST_PAUSE_SECONDS = 30.0
-READ_PAUSE_SECONDS = 0.25
-READS_AT_ONCE = 2
-"""Many replies that begin together must not take every connection from the journal."""
-
-
-@dataclass(slots=True)
-class Notes:
-    """What is known of a running attempt, for the outcome at whatever moment it ends."""
-
-    begun: str = ""
-    """The text of the answer that the reply began with, as it continues another."""
-    input_tokens: int = 0
-    requests: int = 0
-    cuts: int = 0
-    spent: Usage = field(default_factory=Usage)
-    """Of the requests that were cut."""
-    reserved: int = 0
-    """Of the user's budget, for the whole attempt; 0 where nothing is."""
-    written: list[str] = field(default_factory=list)
-    """What the running request has answered, reasoning too."""
-    asked: bool = False
-    """Whether a request runs."""
-    next_request_at: datetime | None = None
-    accepted: bool = False
-    """Whether the running request got as far as costing tokens."""
-    request_id: str | None = None
-    first_token_at: datetime | None = None
-    reasoning_from: datetime | None = None
-    reasoning_ms: int | None = None
 
 
 class ReplyGenerator:
@@ -91,8 +56,10 @@ class ReplyGenerator:
         model: ChatModel,
         tokens: TokenCounter,
         prompter: Prompter,
+        tools: ToolRunner,
         allowances: Allowances,
         clock: Clock,
+        ids: Ids,
         telemetry: Telemetry,
         recovery: Recovery,
     ) -> None:
@@ -101,17 +68,19 @@ class ReplyGenerator:
         self._model = model
         self._tokens = tokens
         self._prompter = prompter
+        self._tools = tools
         self._allowances = allowances
         self._clock = clock
+        self._ids = ids
         self._telemetry = telemetry
         self._recovery = recovery
-        self._reading = asyncio.Semaphore(READS_AT_ONCE)
+        self._patiently = Patience()
 
     async def run(self, lease: Lease) -> bool:
         """Make the reply and store its end. True when that is committed, False when the lease was lost or given up."""
         log = [] if lease.fresh else await self._log(lease)
         tail = self._journal.open(lease, folded(log))
-        notes = Notes(begun=text_in(log, attempt=0), reserved=lease.reserved_tokens)
+        notes = _notes(lease, log)
         answering = asyncio.create_task(self._answer(lease, tail, notes))
         tail.bind(answering)
         outcome: Outcome | HandOver
@@ -126,6 +95,8 @@ class ReplyGenerator:
             outcome = await self._failed(tail, notes, ReplyError.from_provider(error))
         except QuotaExceeded as error:
             outcome = await self._failed(tail, notes, ReplyError.from_quota(error, self._clock.now()))
+        except ReplyFailed as failure:
+            outcome = await self._failed(tail, notes, failure.error)
         except (StorageError, Unavailable):
             outcome = await self._failed(tail, notes, STORAGE_FAILED)
         except Exception as error:
@@ -139,33 +110,65 @@ class ReplyGenerator:
 
     # ── asking ──
 
-    async def _answer(self, lease: Lease, tail: Tail, notes: Notes) -> Outcome:
-        writer = PartWriter(tail, notes, self._clock)
+    async def _answer(self, lease: Lease, tail: Tail, notes: Notes) -> Outcome | HandOver:
+        """Answers of the model and the tools that it calls in them, by turns, until an answer calls none."""
+        writer = PartWriter(tail, notes, self._clock, self._ids)
+        while True:
+            if await self._tools.act(tail):
+                return await self._handed_over(tail, notes, awaits_approval=True)
+            parts = tail.parts_so_far()
+            check_mistakes(call for _, call in calls_in(parts))
+            step = next_step(parts)
+            last = step - notes.begun_steps >= MAX_STEPS
+            finish = await self._asked(lease, tail, notes, writer, step, last)
+            if not self._called(lease, tail, finish, last):
+                break
+        reason = FinishReason.TOOL_LIMIT if last and finish.finish_reason is FinishReason.STOP else finish.finish_reason
+        outcome = await self._outcome(tail, notes, ReplyStatus.COMPLETE, reason)
+        return replace(outcome, response_model=finish.response_model, completion_id=finish.completion_id)
+
+    async def _asked(
+        self, lease: Lease, tail: Tail, notes: Notes, writer: PartWriter, step: int, last: bool
+    ) -> FinishChunk:
+        """One answer, asked for again from the end of what is there where it was cut."""
         while True:
             try:
-                finish = await self._ask(lease, tail, notes, writer)
+                finish = await self._ask(lease, tail, notes, writer, step, last)
                 break
             except ProviderError as error:
                 if not self._goes_on(tail, notes, error):
                     raise
                 self._telemetry.provider_failed(lease, error)
                 await self._pause(tail, notes, error)
-        outcome = await self._outcome(tail, notes, ReplyStatus.COMPLETE, finish.finish_reason)
-        return replace(
-            outcome,
-            usage=outcome.usage if finish.usage is None else notes.spent + finish.usage,
-            response_model=finish.response_model,
-            completion_id=finish.completion_id,
-        )
+        notes.request_ended(finish.usage or await self._spent(tail, notes))
+        return finish
 
-    async def _ask(self, lease: Lease, tail: Tail, notes: Notes, writer: "PartWriter") -> FinishChunk:
+    def _called(self, lease: Lease, tail: Tail, finish: FinishChunk, last: bool) -> bool:
+        """Tell what becomes of the calls in an answer that is whole. Whether there are any for the tools to act on."""
+        calls = [
+            (index, call) for index, call in calls_in(tail.parts_so_far()) if call.status is ToolCallStatus.WRITING
+        ]
+        acts = finish.finish_reason is FinishReason.STOP and not last
+        offered = self._tools.offered(lease.settings)
+        for index, call in calls:
+            why = (
+                f"The limit of {MAX_STEPS} steps was reached."
+                if last
+                else "The answer ended in the middle of this call."
+            )
+            checked = self._tools.check(call, offered) if acts else cancelled(call, why)
+            tail.append(ToolCallChanged(index, checked))
+        return acts and bool(calls)
+
+    async def _ask(
+        self, lease: Lease, tail: Tail, notes: Notes, writer: PartWriter, step: int, last: bool
+    ) -> FinishChunk:
         """One request, from the end of what is there already."""
-        unfinished = tail.text_so_far()
-        request = await self._request(lease, unfinished, notes)
+        request = await self._request(lease, tail, notes, last)
         await self._afford(tail, notes, request)
         notes.requests += 1
         notes.asked = True
-        writer.begin(unfinished)
+        writer.begin(request.unfinished, step)
         finish: FinishChunk | None = None
         most = request.params.max_tokens or ANSWER_TOKENS
         bound = OutputBound(self._tokens, request.model, most) if notes.reserved else None
@@ -176,27 +179,45 @@ class ReplyGenerator:
                     continue
                 writer.write(chunk)
                 await tail.room()
-                if bound and isinstance(chunk, TextChunk | ReasoningChunk) and await bound.passed(chunk.text):
+                if bound and isinstance(chunk, _COUNTED) and await bound.passed(chunk.text):
                     finish = FinishChunk(FinishReason.LENGTH, None, None, None)
                     break
         assert finish is not None, "the ChatModel port promises a FinishChunk"
         writer.end()
         return finish
 
-    async def _request(self, lease: Lease, unfinished: str, notes: Notes) -> ChatRequest:
-        name = lease.settings.model or ""
+    async def _request(self, lease: Lease, tail: Tail, notes: Notes, last: bool) -> ChatRequest:
+        name, parts = lease.settings.model or "", tail.parts_so_far()
+        steps, texts = steps_of(Role.ASSISTANT, parts)
+        unfinished, tools = "".join(texts), self._tools.offered(lease.settings)
         shown = await count_tokens(self._tokens, name, unfinished)
-        begun = await count_tokens(self._tokens, name, notes.begun)
+        begun = await self._begun(name, notes, len(calls_in(parts)))
+        extra = await count_said(self._tokens, name, steps) + await self._weight(name, tools)
 
         async def read(work: UnitOfWork) -> ChatRequest:
-            model, prompt = await self._prompter.prompt(work, lease, begun)
-            notes.input_tokens = prompt.input_tokens + shown
+            model, prompt = await self._prompter.prompt(work, lease, begun + extra)
+            notes.input_tokens = prompt.input_tokens + shown + extra
             params = lease.settings.params
             if params.max_tokens is not None:
                 params = replace(params, max_tokens=max(1, params.max_tokens - (shown - begun)))
-            return ChatRequest(model.name, prompt.messages, params, lease.reply_id, lease.conversation_id, unfinished)
+            messages: tuple[Said, ...] = (*prompt.messages, *steps)
+            choice = _choice(lease, last, any(call.step > notes.begun_steps for _, call in calls_in(parts)))
+            return ChatRequest(
+                model.name, messages, params, lease.reply_id, lease.conversation_id, unfinished, tools, choice
+            )
 
-        return await self._patiently(read)
+        return await self._patiently(read, self._storage.read)
+
+    async def _begun(self, model: str, notes: Notes, calls: int) -> int:
+        """Tokens of what the reply began with in the text that is being gone on with."""
+        return await count_tokens(self._tokens, model, notes.begun) if calls == notes.begun_calls else 0
+
+    async def _weight(self, model: str, tools: tuple[OfferedTool, ...]) -> int:
+        """Tokens of the tools' descriptions: about, as every model is told of them in its own way."""
+        if not tools:
+            return 0
+        told = [{"name": t.name, "description": t.description, "parameters": t.parameters} for t in tools]
+        return await count_tokens(self._tokens, model, json.dumps(told, ensure_ascii=False))
 
     async def _afford(self, tail: Tail, notes: Notes, request: ChatRequest) -> None:
         """See to it that the request is paid for by what is reserved. Raises QuotaExceeded."""
@@ -215,19 +236,7 @@ class ReplyGenerator:
         notes.reserved = most
 
     async def _log(self, lease: Lease) -> list[LoggedEvent]:
-        return await self._patiently(lambda work: work.log.after(lease.reply_id, 0, WHOLE_LOG))
-
-    async def _patiently(self, do: Callable[[UnitOfWork], Awaitable[Found]], unit: Unit | None = None) -> Found:
-        """Read, or do what `unit` is for, while the database may be away for as long as the journal bears it."""
-        deadline = self._journal.clock() + STORAGE_PATIENCE_SECONDS
-        while True:
-            try:
-                async with self._reading, (unit or self._storage.read)() as work:
-                    return await do(work)
-            except (StorageError, Unavailable):
-                if self._journal.clock() > deadline:
-                    raise
-            await asyncio.sleep(READ_PAUSE_SECONDS)
+        return await self._patiently(lambda work: work.log.after(lease.reply_id, 0, WHOLE_LOG), self._storage.read)
 
     # ── going on after a cut ──
 
@@ -240,9 +249,7 @@ class ReplyGenerator:
         seconds = CUT_PAUSE_SECONDS * 2**notes.cuts if error.retry_after is None else error.retry_after
         seconds = min(seconds, LONGEST_PAUSE_SECONDS)
         notes.cuts += 1
-        notes.spent += await self._spent(tail, notes)
-        notes.written.clear()
-        notes.asked = notes.accepted = False
+        notes.request_ended(await self._spent(tail, notes))
         tail.append(Retrying(notes.requests + 1, round(1000 * seconds)))
         await asyncio.sleep(seconds)
 
@@ -255,10 +262,13 @@ class ReplyGenerator:
             return await self._outcome(tail, notes, ReplyStatus.STOPPED, FinishReason.STOPPED_BY_USER)
         if tail.halt is Halt.STORAGE:
             return await self._failed(tail, notes, STORAGE_FAILED)
-        outcome = await self._failed(tail, notes, INTERRUPTED)
         if self._recovery is Recovery.KEEP and tail.parts_so_far():
-            return outcome
-        return HandOver(outcome.usage, outcome.requests, outcome.token_count)
+            return await self._failed(tail, notes, INTERRUPTED)
+        return await self._handed_over(tail, notes)
+
+    async def _handed_over(self, tail: Tail, notes: Notes, *, awaits_approval: bool = False) -> HandOver:
+        outcome = await self._failed(tail, notes, INTERRUPTED)
+        return HandOver(outcome.usage, outcome.requests, outcome.token_count, awaits_approval)
 
     async def _failed(self, tail: Tail, notes: Notes, error: ReplyError) -> Outcome:
         return replace(await self._outcome(tail, notes, ReplyStatus.FAILED, FinishReason.ERROR), error=error)
@@ -268,13 +278,18 @@ class ReplyGenerator:
         return Outcome(
             status,
             reason,
-            usage=notes.spent + await self._spent(tail, notes),
+            usage=notes.spent + (await self._spent(tail, notes) if notes.asked or not notes.requests else Usage()),
             requests=notes.requests - self._waits(notes),
             request_id=notes.request_id,
             first_token_at=notes.first_token_at,
             reasoning_ms=notes.reasoning_ms,
-            token_count=await count_tokens(self._tokens, tail.lease.settings.model or "", tail.text_so_far()),
+            token_count=await self._shown(tail),
         )
+
+    async def _shown(self, tail: Tail) -> int:
+        """Tokens of all that was shown, as prompts have it later."""
+        ended = [replace(p, call=p.call and cancelled(p.call)) for p in tail.parts_so_far()]
+        return await count_said(self._tokens, tail.lease.settings.model or "", said_in(Role.ASSISTANT, ended))
 
     async def _spent(self, tail: Tail, notes: Notes) -> Usage:
         """Our own count for the running request."""
@@ -286,71 +301,23 @@ class ReplyGenerator:
         return notes.next_request_at is not None and self._clock.now() < notes.next_request_at
 
 
-class PartWriter:
-    """Turns chunks into events: a part begins with the first chunk of another kind than the one before.
+_COUNTED = (TextChunk, ReasoningChunk, ArgumentsChunk)
 
-    A continuation goes on in the last part; what it repeats of the answer is dropped.
-    """
 
-    def __init__(self, tail: Tail, notes: Notes, clock: Clock) -> None:
-        self._tail = tail
-        self._notes = notes
-        self._clock = clock
-        self._index = -1
-        self._kind: PartKind | None = None
-        self._seam = Seam("")
+def _notes(lease: Lease, log: list[LoggedEvent]) -> Notes:
+    begun = fold(logged for logged in log if logged.attempt == 0)
+    calls = calls_in(begun)
+    return Notes(
+        begun="".join(steps_of(Role.ASSISTANT, begun)[1]),
+        begun_calls=len(calls),
+        begun_steps=max((call.step for _, call in calls), default=0),
+        reserved=lease.reserved_tokens,
+    )
 
-    def begin(self, unfinished: str) -> None:
-        """A request begins, after so much of the answer. Reasoning that broke off stays, and is begun anew."""
-        parts = self._tail.parts_so_far()
-        self._index = len(parts) - 1
-        self._kind = PartKind.TEXT if parts and parts[-1].kind is PartKind.TEXT else None
-        self._seam = Seam(unfinished)
 
-    def write(self, chunk: ChatChunk) -> None:
-        match chunk:
-            case TextChunk(text):
-                self._notes.written.append(text)
-                self._append(PartKind.TEXT, self._seam.feed(text))
-            case ReasoningChunk(text):
-                self._notes.written.append(text)
-                self._append(PartKind.REASONING, text)
-            case RequestStarted(request_id):
-                self._notes.accepted = True
-                self._notes.next_request_at = None
-                self._notes.request_id = request_id
-            case RetryChunk(delay_ms):
-                self._notes.requests += 1
-                self._notes.next_request_at = self._clock.now() + timedelta(milliseconds=delay_ms)
-                self._tail.append(Retrying(self._notes.requests, delay_ms))
-            case _:
-                pass
-
-    def end(self) -> None:
-        """The answer is whole."""
-        self._append(PartKind.TEXT, self._seam.end())
-        self._close_reasoning()
-
-    def _append(self, kind: PartKind, text: str) -> None:
-        if not text:
-            return
-        if self._notes.first_token_at is None:
-            self._notes.first_token_at = self._clock.now()
-        if kind is not self._kind:
-            self._begin(kind)
-        self._tail.append(TextDelta(self._index, text))
-
-    def _begin(self, kind: PartKind) -> None:
-        now = self._clock.now()
-        self._close_reasoning()
-        if kind is PartKind.REASONING:
-            self._notes.reasoning_from = now
-        self._index += 1
-        self._kind = kind
-        self._tail.append(PartAdded(self._index, kind))
-
-    def _close_reasoning(self) -> None:
-        if self._notes.reasoning_from is not None and self._kind is PartKind.REASONING:
-            elapsed = self._clock.now() - self._notes.reasoning_from
-            self._notes.reasoning_ms = round(elapsed.total_seconds() * 1000)
-            self._notes.reasoning_from = None
+def _choice(lease: Lease, last: bool, called: bool) -> ToolChoice:
+    """What is required is required once; the last answer must do with what there is."""
+    choice = lease.settings.tool_choice or ToolChoice.AUTO
+    if last:
+        return ToolChoice.NONE
+    return ToolChoice.AUTO if choice is ToolChoice.REQUIRED and called else choice

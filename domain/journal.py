@@ -13,9 +13,19 @@ from enum import Enum, auto
 
 from domain.conversations import MessagePart, PartKind
 from domain.errors import DataRefused, StorageError, Unavailable
-from domain.events import Finished, Folder, LoggedEvent, ReplyEvent, TextDelta, Window, queued_again
+from domain.events import (
+    Delta,
+    Finished,
+    Folder,
+    LoggedEvent,
+    ReplyEvent,
+    StatusChanged,
+    Window,
+    queued_again,
+)
+from domain.patience import STORAGE_PATIENCE_SECONDS
 from domain.ports import Notifier, Telemetry
-from domain.replies import HandOver, Lease, Outcome, Owner
+from domain.replies import HandOver, Lease, Outcome, Owner, ReplyStatus
 from domain.storage import FlushEntry, FlushReport, Storage
 from domain.topics import reply_topic, user_topic
 
@@ -24,7 +34,6 @@ SLOWEST_TICK_SECONDS = 0.25
 LARGE_CHARACTERS = 4_096
 PAUSE_CHARACTERS = 262_144
 KEPT_EVENTS = 2_048
-STORAGE_PATIENCE_SECONDS = 30.0
 
 
 class Halt(Enum):
@@ -48,7 +57,7 @@ class Tail:
         self.outcome: Outcome | HandOver | None = None
         self.ended = asyncio.Event()
         self._journal = journal
-        self._task: asyncio.Task[Outcome] | None = None
+        self._task: asyncio.Task[Outcome | HandOver] | None = None
         self._numbered = shown
         self._committed = Window(lease.next_seq - 1, KEPT_EVENTS)
         self._pending: list[ReplyEvent] = []
@@ -56,17 +65,20 @@ class Tail:
         self._next_seq = lease.next_seq
         self._room = asyncio.Event()
         self._room.set()
+        self._whole = asyncio.Event()
+        self._whole.set()
 
     # ── the generator's side ──
 
     def append(self, event: ReplyEvent) -> None:
         """Hand an event to the next flush; it is visible to nobody before that is committed."""
         last = self._pending[-1] if self._pending else None
-        if isinstance(event, TextDelta):
+        self._whole.clear()
+        if isinstance(event, Delta):
             self._pending_characters += len(event.text)
-            if isinstance(last, TextDelta) and last.index == event.index:
-                self._pending[-1] = TextDelta(event.index, last.text + event.text)
-                event = self._pending.pop()
+            if isinstance(last, Delta) and last.index == event.index:
+                self._pending.pop()
+                event = type(event)(event.index, last.text + event.text)
         self._pending.append(event)
         first = self._next_seq == self.lease.next_seq
         self._journal.touched(self, urgent=first or self._pending_characters > LARGE_CHARACTERS)
@@ -77,7 +89,13 @@ class Tail:
         """Wait while more than PAUSE_CHARACTERS wait to be committed."""
         await self._room.wait()
 
-    def bind(self, task: "asyncio.Task[Outcome]") -> None:
+    async def flushed(self) -> None:
+        """Wait until all that was appended is committed. When the lease is lost, whoever waits is cancelled."""
+        if not self._whole.is_set():
+            self._journal.touched(self, urgent=True)
+            await self._whole.wait()
+
+    def bind(self, task: "asyncio.Task[Outcome | HandOver]") -> None:
         """The task to cancel when generating must stop."""
         self._task = task
         if self.halt is not None:
@@ -95,6 +113,8 @@ class Tail:
         self.outcome = outcome
         if isinstance(outcome, Outcome):
             self._pending.append(Finished(outcome.status))
+        elif outcome.awaits_approval:
+            self._pending.append(StatusChanged(ReplyStatus.AWAITING_APPROVAL))
         else:
             self._pending += queued_again(self.lease.attempt)
         self._journal.touched(self, urgent=self.halt is not None)
@@ -123,10 +143,6 @@ class Tail:
             folder.add(LoggedEvent(0, self.lease.attempt, event))
         return folder.parts()
 
-    def text_so_far(self) -> str:
-        """The text of the answer, committed or not, reasoning left out."""
-        return "".join(part.text for part in self.parts_so_far() if part.kind is PartKind.TEXT)
-
     # ── the journal's side ──
 
     def take(self) -> FlushEntry:
@@ -142,6 +158,8 @@ class Tail:
     def committed(self, entry: FlushEntry) -> None:
         self._committed.add(entry.events)
         self._room.set()
+        if not self._pending:
+            self._whole.set()
 
     def _final_parts(self, outcome: Outcome | HandOver | None) -> tuple[MessagePart, ...]:
         if not isinstance(outcome, Outcome):

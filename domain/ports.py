@@ -15,6 +15,7 @@ from domain.accounts import Claims
 from domain.errors import ProviderError
 from domain.models import ChatChunk, ChatRequest, Model
 from domain.replies import Lease, Outcome, Usage
+from domain.tool_calls import ToolCall
 
 
 class Clock(Protocol):
@@ -118,6 +119,14 @@ class Telemetry(Protocol):
     def provider_retried(self, request: ChatRequest, error: Exception) -> None: ...
     def reply_settled(self, lease: Lease, outcome: Outcome) -> None: ...
     def reply_crashed(self, reply_id: str, error: BaseException) -> None: ...
+    def tool_called(self, call: ToolCall) -> None:
+        """A call of a tool has ended."""
+        ...
+
+    def tool_broke(self, call: ToolCall, error: BaseException) -> None:
+        """A tool failed unexpectedly; its error may quote the call's arguments, and is for the operator only."""
+        ...
+
     def journal_flushed(self, seconds: float, events: int) -> None: ...
     def worker_renamed(self, owner: str) -> None:
         """Others took this process for dead, and what it made from it; it goes on under that name."""

@@ -10,11 +10,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from domain.conversations import GenerationSettings, Message, ModelParams, PartKind, Role
+from domain.conversations import GenerationSettings, Message, ModelParams, Role
 from domain.errors import ProviderError, ReplyErrorCode
 from domain.models import Model, PromptMessage
 from domain.ports import ChatModel, TokenCounter
 from domain.replies import Lease
+from domain.spoken import Said, said_in, weight_of
 from domain.storage import UnitOfWork
 
 MESSAGE_OVERHEAD = 4
@@ -40,7 +41,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    messages: tuple[PromptMessage, ...]
+    messages: tuple[Said, ...]
     input_tokens: int
     dropped: int
 
@@ -50,6 +51,12 @@ async def count_tokens(counter: TokenCounter, model: str, text: str) -> int:
     if len(text) <= LONG_TEXT:
         return counter.count(model, text)
     return await asyncio.to_thread(counter.count, model, text)
+
+
+async def count_said(counter: TokenCounter, model: str, said: Sequence[Said]) -> int:
+    """The tokens of a message that is several to a model, but for the overhead that every message has."""
+    text, messages = weight_of(said)
+    return await count_tokens(counter, model, text) + MESSAGE_OVERHEAD * max(0, messages - 1)
 
 
 def budget(model: Model, settings: GenerationSettings, system_tokens: int) -> Budget:
@@ -65,31 +72,27 @@ def budget(model: Model, settings: GenerationSettings, system_tokens: int) -> Bu
 def fit(
     history: Sequence[Message], settings: GenerationSettings, allowed: Budget, instruction: str | None = None
 ) -> Prompt:
-    """The prompt for the answer to `history[-1]`; `history` is oldest first. Messages without text are left out."""
-    spoken = [message for message in history if message.text]
-    chosen: list[Message] = []
+    """The prompt for the answer to `history[-1]`; `history` is oldest first. Messages that say nothing are left out."""
+    spoken = [(message, said) for message in history if (said := said_in(message.role, message.parts))]
+    chosen: list[list[Said]] = []
     used = 0
-    for message in reversed(spoken):
+    for message, said in reversed(spoken):
         cost = message.token_count + MESSAGE_OVERHEAD
         if chosen and allowed.history is not None and used + cost > allowed.history:
             break
-        chosen.append(message)
+        chosen.append(said)
         used += cost
     system = [PromptMessage(Role.SYSTEM, (settings.system_prompt,))] if settings.system_prompt else []
     wish = [PromptMessage(Role.SYSTEM, (instruction,))] if instruction else []
-    spoken_messages = [PromptMessage(message.role, _texts(message)) for message in reversed(chosen)]
+    spoken_messages = [each for said in reversed(chosen) for each in said]
     system_cost = allowed.system_tokens + MESSAGE_OVERHEAD if system else 0
-    return Prompt(tuple(system + spoken_messages + wish), used + system_cost, len(spoken) - len(chosen))
+    return Prompt((*system, *spoken_messages, *wish), used + system_cost, len(spoken) - len(chosen))
 
 
 def most_tokens(input_tokens: int, params: ModelParams, *, going_on: bool) -> int:
     """The most that one request costs, counted as the model's own tokens are: where they are not known, about."""
     answer = params.max_tokens or ANSWER_TOKENS
     return input_tokens + PRIMING + (GOING_ON if going_on else 0) + answer
-
-
-def _texts(message: Message) -> tuple[str, ...]:
-    return tuple(part.text for part in message.parts if part.kind is PartKind.TEXT and part.text)
 
 
 class Prompter:

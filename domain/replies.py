@@ -112,6 +112,14 @@ INTERNAL = ReplyError(
 )
 
 
+class ReplyFailed(Exception):
+    """A reply cannot be made, for the reason that becomes its error."""
+
+    def __init__(self, error: ReplyError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of one attempt, or of several added up. `estimated`: counted here, as the provider did not say."""

@@ -24,7 +24,6 @@ from domain.errors import (
     ContextTooLong,
     IdempotencyMismatch,
     InvalidInput,
-    ModelUnavailable,
     NotFound,
     ReplyInProgress,
 )
@@ -106,7 +105,7 @@ class ReplyService:
             existing = await self._conversations.get(user_id, command.conversation_id)
         seeds = await self._conversations.prepare(command.history, GenerationSettings())
         base = existing.settings if existing else GenerationSettings(system_prompt=seeds.system_prompt)
-        settings = self._resolved(command.settings, base)
+        settings = self._conversations.resolved(command.settings, base)
         tokens = await self._fitting(settings, command.text)
         draft = Draft(command.text, tokens, command.metadata, command.idempotency_key)
         stopped: list[str] = []
@@ -134,7 +133,7 @@ class ReplyService:
         if original.role is not Role.USER:
             raise InvalidInput("Only a user's message can be edited.", "messageId")
         conversation = await self._conversations.get(user_id, original.conversation_id)
-        settings = self._resolved(command.settings, conversation.settings)
+        settings = self._conversations.resolved(command.settings, conversation.settings)
         tokens = await self._fitting(settings, command.text)
         draft = Draft(command.text, tokens, original.metadata, command.idempotency_key)
 
@@ -151,7 +150,7 @@ class ReplyService:
         if earlier.role is not Role.ASSISTANT or earlier.parent_id is None:
             raise InvalidInput("Only an assistant's answer to a message can be made again.", "replyId")
         conversation = await self._conversations.get(user_id, earlier.conversation_id)
-        settings = self._resolved(command.settings, conversation.settings)
+        settings = self._conversations.resolved(command.settings, conversation.settings)
 
         async def store(work: UnitOfWork) -> Sent:
             locked = await owned(work, user_id, earlier.conversation_id, lock=True)
@@ -170,7 +169,7 @@ class ReplyService:
         earlier = await self._message(user_id, command.reply_id, "replyId")
         if earlier.reply is None or not _broke_off(earlier.reply):
             raise InvalidInput("Only a reply that failed, was stopped or got too long can be continued.", "replyId")
-        settings = self._resolved(earlier.reply.settings, GenerationSettings())
+        settings = self._conversations.resolved(GenerationSettings(), earlier.reply.settings)
         instruction = earlier.reply.instruction
 
         async def store(work: UnitOfWork) -> Sent:
@@ -309,12 +308,6 @@ class ReplyService:
         now = self._clock.now()
         await work.conversations.update(replace(conversation, updated_at=now, last_activity_at=now))
 
-    def _resolved(self, given: GenerationSettings, conversation: GenerationSettings) -> GenerationSettings:
-        settings = given.over(conversation).over(self._conversations.defaults)
-        if self._conversations.model(settings.model) is None:
-            raise ModelUnavailable(settings.model or "")
-        return settings
-
     async def _fitting(self, settings: GenerationSettings, text: str) -> int:
         """The message's tokens. Raises ContextTooLong when it cannot be sent even without any history."""
         model = self._conversations.model(settings.model)
@@ -335,7 +328,8 @@ class ReplyService:
 
 
 def _broke_off(reply: Reply) -> bool:
-    return reply.status in (ReplyStatus.FAILED, ReplyStatus.STOPPED) or reply.finish_reason is FinishReason.LENGTH
+    cut_short = (FinishReason.LENGTH, FinishReason.TOOL_LIMIT)
+    return reply.status in (ReplyStatus.FAILED, ReplyStatus.STOPPED) or reply.finish_reason in cut_short
 
 
 async def _make_way(work: UnitOfWork, parent_id: str | None, on_busy: OnBusy) -> list[str]:

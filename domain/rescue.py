@@ -9,12 +9,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from domain.conversations import MessagePart, Role
 from domain.errors import StorageError, Unavailable
-from domain.events import Finished, LoggedEvent, fold, text_in, written_in
+from domain.events import Finished, LoggedEvent, ReplyEvent, ToolCallChanged, fold, written_in
 from domain.ports import Ids, Notifier, Telemetry, TokenCounter
-from domain.prompting import Prompter, count_tokens
+from domain.prompting import Prompter, count_said, count_tokens
 from domain.replies import INTERRUPTED, FinishReason, HandOver, Lease, Outcome, Owner, Recovery, ReplyStatus, Usage
+from domain.spoken import calls_in, said_in
 from domain.storage import WHOLE_LOG, FlushEntry, Storage, UnitOfWork
+from domain.tool_steps import next_step
 from domain.topics import QUEUE, reply_topic, user_topic
 
 Swept = TypeVar("Swept")
@@ -144,11 +147,12 @@ class Rescuer:
     async def _take_over(self, work: UnitOfWork, lease: Lease) -> None:
         """Ask again, going on from what was shown; or keep that, and say that it broke off, or was stopped."""
         log = await work.log.after(lease.reply_id, 0, WHOLE_LOG)
-        parts = fold(log)
+        untold = await _untold(work, lease, fold(log))
+        log += [LoggedEvent(seq, lease.attempt, event) for seq, event in enumerate(untold, lease.next_seq)]
         spent = await self._spent(work, lease, log)
-        going_on = not parts or self._recovery is Recovery.CONTINUE
+        going_on = not fold(log) or self._recovery is Recovery.CONTINUE
         if going_on and lease.rescues < MAX_RESCUES and not lease.stop_requested:
-            await work.workers.requeue(lease, spent)
+            await work.workers.requeue(lease, spent, untold)
             return
         stopped = lease.stop_requested
         outcome = Outcome(
@@ -159,8 +163,9 @@ class Rescuer:
             requests=spent.requests,
             token_count=spent.token_count,
         )
-        finished = LoggedEvent(lease.next_seq, lease.attempt, Finished(outcome.status))
-        await work.log.settle(FlushEntry(lease, (finished,), outcome, parts))
+        last = [*untold, Finished(outcome.status)]
+        ended = tuple(LoggedEvent(seq, lease.attempt, event) for seq, event in enumerate(last, lease.next_seq))
+        await work.log.settle(FlushEntry(lease, ended, outcome, fold([*log, ended[-1]])))
 
     async def _spent(self, work: UnitOfWork, lease: Lease, log: Sequence[LoggedEvent]) -> HandOver:
         """What the lost attempt cost, as far as its log can tell: one that answered nothing counts as not asked.
@@ -168,9 +173,18 @@ class Rescuer:
         Where there is a budget to keep to, the worst is believed: that it was asked.
         """
         model = lease.settings.model or ""
+        before, parts = fold(logged for logged in log if logged.attempt < lease.attempt), fold(log)
         written = await count_tokens(self._tokens, model, written_in(log, lease.attempt))
-        shown = await count_tokens(self._tokens, model, text_in(log))
-        mine = await count_tokens(self._tokens, model, text_in(log, lease.attempt))
+        shown = await count_said(self._tokens, model, said_in(Role.ASSISTANT, parts))
+        earlier = await count_said(self._tokens, model, said_in(Role.ASSISTANT, before))
         asked = written > 0 or lease.reserved_tokens > 0
-        prompt = await self._prompter.input_tokens(work, lease) + shown - mine if asked else 0
-        return HandOver(Usage(prompt, written, estimated=True), requests=1, token_count=shown)
+        requests = 1 + next_step(parts) - next_step(before)
+        prompt = requests * (await self._prompter.input_tokens(work, lease) + earlier) if asked else 0
+        return HandOver(Usage(prompt, written, estimated=True), requests, token_count=shown)
+
+
+async def _untold(work: UnitOfWork, lease: Lease, parts: Sequence[MessagePart]) -> list[ReplyEvent]:
+    """What is stored of the reply's calls and was not told in its log any more."""
+    calls = calls_in(parts)
+    stored = await work.tool_calls.of(lease.reply_id) if calls else {}
+    return [ToolCallChanged(i, stored[call.id]) for i, call in calls if stored.get(call.id, call) != call]

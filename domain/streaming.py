@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from domain.conversations import Message
 from domain.errors import NotFound
-from domain.events import Finished, LoggedEvent, PartAdded, Retrying, StatusChanged, TextDelta, joined
+from domain.events import Finished, LoggedEvent, ReplyEvent, joined
 from domain.journal import Journal, Tail
 from domain.ports import Bell, Notifier, Telemetry
 from domain.relay import Followed, Relay
@@ -45,7 +45,7 @@ class StreamedEvent:
 
     reply_id: str
     cursor: str
-    event: Snapshot | PartAdded | TextDelta | StatusChanged | Retrying | Ended
+    event: Snapshot | ReplyEvent | Ended
 
 
 def cursor_at(log_id: str, seq: int) -> str:
@@ -214,5 +214,5 @@ class Reader:
             self.ended = True
         return message
 
-    def _event(self, event: Snapshot | PartAdded | TextDelta | StatusChanged | Retrying | Ended) -> StreamedEvent:
+    def _event(self, event: Snapshot | ReplyEvent | Ended) -> StreamedEvent:
         return StreamedEvent(self.reply_id, cursor_at(self.reply_id, self._position or 0), event)

@@ -59,8 +59,8 @@ class ToolCalls(Protocol):
     async def decide(self, stored: StoredCall, call: ToolCall) -> None:
         """Store what was decided of a call that awaits approval and is held.
 
-        Where its reply awaits approval this is told in the log, and when it was the last such call of the reply, that is
-        queued again.
+        Where its reply awaits approval this is told in the log, and when it was the last such call of the reply, the
+        reply is queued again.
         """
         ...
 

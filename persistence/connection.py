@@ -60,6 +60,11 @@ class Connection:
         await self._whole(self._connection.commit())
 
     @property
+    def plain(self) -> AsyncConnection:
+        """What this one is made of: its errors are the driver's, and its calls end when their tasks are cancelled."""
+        return self._connection
+
+    @property
     def busy(self) -> bool:
         """A call goes on that a cancelled task has left behind."""
         return self._call is not None and not self._call.done()

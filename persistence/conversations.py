@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Select, delete, func, insert, select, upda
 
 from domain.conversations import Conversation, GenerationSettings, ModelParams, Page, PageRequest, TitleSource
 from domain.errors import InvalidInput
+from domain.tool_calls import ToolChoice
 from persistence.connection import AnyRow, Connection
 from persistence.feed import SqlFeed
 from persistence.paging import page_of, window
@@ -25,7 +26,13 @@ PURGED_AT_ONCE = 200
 def settings_to_json(settings: GenerationSettings) -> dict[str, Any]:
     """Only what is set, so that a level that says nothing stays silent."""
     params = {name: value for name, value in asdict(settings.params).items() if value is not None}
-    given = {"model": settings.model, "system_prompt": settings.system_prompt, "params": params}
+    given = {
+        "model": settings.model,
+        "system_prompt": settings.system_prompt,
+        "params": params,
+        "tools": None if settings.tools is None else list(settings.tools),
+        "tool_choice": settings.tool_choice and settings.tool_choice.value,
+    }
     return {name: value for name, value in given.items() if value is not None and value != {}}
 
 
@@ -33,7 +40,14 @@ def settings_from_json(data: Mapping[str, Any]) -> GenerationSettings:
     params = dict(data.get("params", {}))
     if "stop" in params:
         params["stop"] = tuple(params["stop"])
-    return GenerationSettings(data.get("model"), data.get("system_prompt"), ModelParams(**params))
+    tools, choice = data.get("tools"), data.get("tool_choice")
+    return GenerationSettings(
+        model=data.get("model"),
+        system_prompt=data.get("system_prompt"),
+        params=ModelParams(**params),
+        tools=None if tools is None else tuple(tools),
+        tool_choice=None if choice is None else ToolChoice(choice),
+    )
 
 
 def conversation_from(row: AnyRow) -> Conversation:

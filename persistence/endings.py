@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, case, insert, update
+from sqlalchemy import ColumnElement, bindparam, case, false, insert, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from domain.events import Finished, LoggedEvent, fold
+from domain.conversations import MessagePart
+from domain.events import Finished, LoggedEvent, ReplyEvent, StatusChanged, ToolCallChanged, fold
 from domain.replies import FinishReason, HandOver, Lease, Outcome, ReplyStatus, Usage
 from domain.storage import FlushEntry
+from domain.tool_calls import cancelled
 from persistence.connection import AnyRow, Connection
 from persistence.events import append_events, event_to_row, events_of, parts_to_json
-from persistence.tables import conversations, messages, replies, reply_attempts
+from persistence.tables import AWAITING, conversations, messages, replies, reply_attempts, tool_calls
+from persistence.tool_calls import end_calls
 
-LIVE = (ReplyStatus.QUEUED.value, ReplyStatus.STREAMING.value)
 STOPPED_IN_QUEUE = Outcome(ReplyStatus.STOPPED, FinishReason.STOPPED_BY_USER)
 Ending = tuple[FlushEntry, Outcome | HandOver]
 
@@ -27,26 +29,44 @@ async def end_attempts(connection: Connection, endings: Sequence[Ending], at: da
     await _settle(connection, [(e, outcome) for e, outcome in endings if isinstance(outcome, Outcome)], at)
     for entry, outcome in endings:
         if isinstance(outcome, HandOver):
-            await put_back(connection, entry.lease, outcome, at)
+            await _hand_over(connection, entry, outcome, at)
 
 
-async def put_back(
-    connection: Connection, lease: Lease, ended: HandOver, at: datetime, events: Sequence[LoggedEvent] = ()
+async def rescued(
+    connection: Connection, lease: Lease, ended: HandOver, at: datetime, events: Sequence[LoggedEvent]
 ) -> bool:
-    """Back into the queue: handed over, or, with the events that say so, rescued. False when the lease was lost.
-
-    What is left of its reservation stays. One that somebody wants stopped ends there.
-    """
-    row = (await connection.execute(_put_back(lease, ended, rescues=int(bool(events))))).one_or_none()
+    """Back into the queue, with the events that say so. False when the lease was lost."""
+    row = await _put_back(connection, lease, ended, at, rescues=1)
     if row is None:
         return False
-    message = messages.c.id == lease.reply_id
-    await connection.execute(update(messages).where(message).values(token_count=ended.token_count))
-    await connection.execute(insert(reply_attempts), [_usage(lease, ended.usage, at)])
     await append_events(connection, [event_to_row(lease.reply_id, event) for event in events])
     if row.stop_requested:
         await stop_in_queue(connection, row, at)
     return True
+
+
+async def _hand_over(connection: Connection, entry: FlushEntry, ended: HandOver, at: datetime) -> None:
+    """Readers were told that it awaits approval; they are told here when it does not, as all was decided meanwhile."""
+    row = await _put_back(connection, entry.lease, ended, at, rescues=0)
+    if row is None:
+        return
+    if row.stop_requested:
+        await stop_in_queue(connection, row, at)
+    elif ended.awaits_approval and row.status == ReplyStatus.QUEUED.value:
+        last = entry.events[-1]
+        queued = LoggedEvent(last.seq + 1, last.attempt, StatusChanged(ReplyStatus.QUEUED))
+        await append_events(connection, [event_to_row(row.id, queued)])
+
+
+async def _put_back(connection: Connection, lease: Lease, ended: HandOver, at: datetime, rescues: int) -> AnyRow | None:
+    """As it stands in the queue now, or before it while calls await approval. None when the lease was lost."""
+    row = (await connection.execute(_waiting_again(lease, ended, rescues))).one_or_none()
+    if row is None:
+        return None
+    message = messages.c.id == lease.reply_id
+    await connection.execute(update(messages).where(message).values(token_count=ended.token_count))
+    await connection.execute(insert(reply_attempts), [_usage(lease, ended.usage, at)])
+    return row
 
 
 async def stop_in_queue(connection: Connection, row: AnyRow, at: datetime) -> None:
@@ -56,25 +76,43 @@ async def stop_in_queue(connection: Connection, row: AnyRow, at: datetime) -> No
     added would wait for this one and so for nothing.
     """
     shown = [logged for _, logged in await events_of(connection, [row.id])]
-    seq = shown[-1].seq + 1 if shown else 1
-    await append_events(
-        connection, [event_to_row(row.id, LoggedEvent(seq, row.attempt, Finished(ReplyStatus.STOPPED)))]
-    )
-    parts = parts_to_json(fold(shown))
+    events = (*await _untold(connection, row.id, fold(shown)), Finished(ReplyStatus.STOPPED))
+    last = [LoggedEvent(seq, row.attempt, event) for seq, event in enumerate(events, len(shown) + 1)]
+    await append_events(connection, [event_to_row(row.id, logged) for logged in last])
+    parts = parts_to_json(fold(shown + last))
     await connection.execute(update(messages).where(messages.c.id == row.id).values(parts=parts))
-    values = settled(STOPPED_IN_QUEUE, at, seq)
+    values = settled(STOPPED_IN_QUEUE, at, last[-1].seq)
     await connection.execute(update(replies).where(replies.c.id == row.id).values(stop_requested=True, **values))
     await connection.execute(update(replies).where(replies.c.behind_id == row.id).values(behind_id=row.behind_id))
 
 
-def _put_back(lease: Lease, ended: HandOver, rescues: int) -> ReturningUpdate[tuple[Any, ...]]:
+async def _untold(connection: Connection, reply_id: str, parts: Sequence[MessagePart]) -> list[ReplyEvent]:
+    """End the calls of a reply; those that were stored as ended before its readers were told."""
+    if not _calls_in(parts):
+        return []
+    stored = await end_calls(connection, [reply_id])
+    shown = [(part.index, part.call) for part in parts if part.call is not None]
+    ends = [(index, call, stored.get(call.id)) for index, call in shown if not call.status.ended]
+    return [ToolCallChanged(index, end) for index, call, end in ends if end not in (None, cancelled(call))]
+
+
+def _calls_in(parts: Sequence[MessagePart]) -> bool:
+    """Whether there may be rows of calls: a call has none before readers were shown it."""
+    return any(part.call is not None for part in parts)
+
+
+def _waiting_again(lease: Lease, ended: HandOver, rescues: int) -> ReturningUpdate[tuple[Any, ...]]:
+    """In the queue, with what is left of its reservation; or while calls await approval, with none."""
     streaming = replies.c.status == ReplyStatus.STREAMING.value
     put_back = update(replies).where(replies.c.id == lease.reply_id, replies.c.attempt == lease.attempt, streaming)
     left = replies.c.reserved_tokens - ended.usage.total_tokens
+    awaits: ColumnElement[bool] = false()
+    if ended.awaits_approval:
+        awaits = select(tool_calls.c.id).where(tool_calls.c.reply_id == replies.c.id, AWAITING).exists()
     return put_back.values(
-        status=ReplyStatus.QUEUED.value,
+        status=case((awaits, ReplyStatus.AWAITING_APPROVAL.value), else_=ReplyStatus.QUEUED.value),
         owner=None,
-        reserved_tokens=case((left > 0, left), else_=0),
+        reserved_tokens=case((awaits, 0), (left > 0, left), else_=0),
         rescues=replies.c.rescues + rescues,
         requests=replies.c.requests + ended.requests,
     ).returning(replies)
@@ -100,6 +138,7 @@ async def _settle(connection: Connection, ended: Sequence[tuple[FlushEntry, Outc
     await execute(insert(reply_attempts), [_usage(entry.lease, outcome.usage, at) for entry, outcome in ended])
     await execute(_FOLD, [_message(entry, outcome) for entry, outcome in ended])
     await execute(_END, [_reply(entry, outcome, at) for entry, outcome in ended])
+    await end_calls(connection, [entry.lease.reply_id for entry, _ in ended if _calls_in(entry.parts)])
     touched = sorted({entry.lease.conversation_id for entry, _ in ended})
     which = connection.among(conversations.c.id, touched)
     await execute(update(conversations).where(which).values(last_activity_at=at, updated_at=at))

@@ -10,28 +10,47 @@ from sqlalchemy import ARRAY, bindparam, func, select
 from sqlalchemy.dialects import postgresql
 
 from domain.conversations import MessagePart, PartKind
-from domain.events import Finished, LoggedEvent, PartAdded, ReplyEvent, Retrying, StatusChanged, TextDelta
+from domain.events import (
+    ArgumentsDelta,
+    Finished,
+    LoggedEvent,
+    PartAdded,
+    ReplyEvent,
+    Retrying,
+    StatusChanged,
+    TextDelta,
+    ToolCallChanged,
+)
 from domain.replies import ReplyStatus
 from persistence.connection import AnyRow, Connection
 from persistence.tables import reply_events
+from persistence.tool_calls_json import call_from_json, call_to_json
 
 EventRow = dict[str, Any]
 
 
 def event_to_row(reply_id: str, logged: LoggedEvent) -> EventRow:
     row: EventRow = {"reply_id": reply_id, "seq": logged.seq, "attempt": logged.attempt}
-    row |= {"part": None, "text": None, "data": None}
-    match logged.event:
+    return row | {"part": None, "text": None, "data": None} | _columns_of(logged.event)
+
+
+def _columns_of(event: ReplyEvent) -> EventRow:  # noqa: PLR0911  one for each kind
+    match event:
         case TextDelta(index, text):
-            return row | {"kind": "text", "part": index, "text": text}
-        case PartAdded(index, kind):
-            return row | {"kind": "part", "part": index, "text": kind.value}
+            return {"kind": "text", "part": index, "text": text}
+        case ArgumentsDelta(index, text):
+            return {"kind": "arguments", "part": index, "text": text}
+        case PartAdded(index, kind, call):
+            data = None if call is None else call_to_json(call)
+            return {"kind": "part", "part": index, "text": kind.value, "data": data}
+        case ToolCallChanged(index, call):
+            return {"kind": "call", "part": index, "data": call_to_json(call)}
         case StatusChanged(status):
-            return row | {"kind": "status", "text": status.value}
+            return {"kind": "status", "text": status.value}
         case Retrying(attempt, delay_ms):
-            return row | {"kind": "retry", "data": {"attempt": attempt, "delay_ms": delay_ms}}
+            return {"kind": "retry", "data": {"attempt": attempt, "delay_ms": delay_ms}}
         case Finished(status):
-            return row | {"kind": "finished", "text": status.value}
+            return {"kind": "finished", "text": status.value}
 
 
 def event_from(row: AnyRow) -> LoggedEvent:
@@ -39,8 +58,12 @@ def event_from(row: AnyRow) -> LoggedEvent:
     match row.kind:
         case "text":
             event = TextDelta(row.part, row.text)
+        case "arguments":
+            event = ArgumentsDelta(row.part, row.text)
         case "part":
-            event = PartAdded(row.part, PartKind(row.text))
+            event = PartAdded(row.part, PartKind(row.text), None if row.data is None else call_from_json(row.data))
+        case "call":
+            event = ToolCallChanged(row.part, call_from_json(row.data))
         case "status":
             event = StatusChanged(ReplyStatus(row.text))
         case "retry":
@@ -54,15 +77,18 @@ def parts_to_json(parts: Sequence[MessagePart]) -> list[dict[str, Any]]:
     return [
         {"kind": part.kind.value, "text": part.text}
         | ({} if part.duration_ms is None else {"duration_ms": part.duration_ms})
+        | ({} if part.call is None else {"call": call_to_json(part.call)})
         for part in parts
     ]
 
 
 def parts_from_json(data: Sequence[dict[str, Any]]) -> tuple[MessagePart, ...]:
-    return tuple(
-        MessagePart(index, PartKind(part["kind"]), part["text"], part.get("duration_ms"))
-        for index, part in enumerate(data)
-    )
+    return tuple(_part_from(index, part) for index, part in enumerate(data))
+
+
+def _part_from(index: int, part: dict[str, Any]) -> MessagePart:
+    call = call_from_json(part["call"]) if "call" in part else None
+    return MessagePart(index, PartKind(part["kind"]), part["text"], part.get("duration_ms"), call)
 
 
 async def events_of(connection: Connection, reply_ids: Sequence[str]) -> list[tuple[str, LoggedEvent]]:

@@ -34,9 +34,9 @@ from persistence.connection import AnyRow, Connection
 from persistence.tables import Id, conversation_events, users
 
 SWEPT_AT_ONCE = 50_000
-Remembered = tuple[str, Change, str, str | None]
-"""A user, and what happened to which conversation and message."""
-STORED = ("user_id", "place", "kind", "conversation_id", "message_id")
+Remembered = tuple[str, Change, str, str | None, str | None]
+"""A user, and what happened to which conversation, message and tool call."""
+STORED = ("user_id", "place", "kind", "conversation_id", "message_id", "tool_call_id")
 
 
 class SqlFeed:
@@ -45,8 +45,15 @@ class SqlFeed:
         self._remembered: dict[Remembered, None] = {}
         self._skipping: set[str] = set()
 
-    def add(self, user_id: str, kind: Change, conversation_id: str, message_id: str | None = None) -> None:
-        self._remembered[user_id, kind, conversation_id, message_id] = None
+    def add(
+        self,
+        user_id: str,
+        kind: Change,
+        conversation_id: str,
+        message_id: str | None = None,
+        tool_call_id: str | None = None,
+    ) -> None:
+        self._remembered[user_id, kind, conversation_id, message_id, tool_call_id] = None
 
     def skip(self, user_id: str) -> None:
         """Remember that more happened than can be told: a number without an event, so readers must query anew."""
@@ -112,14 +119,15 @@ class SqlFeed:
 
 def _row(event: Remembered, totals: dict[str, int]) -> dict[str, Any]:
     """An event with its place among those of its user, instead of the number it will have; `totals` counts them."""
-    user_id, kind, conversation_id, message_id = event
+    user_id, kind, conversation_id, message_id, tool_call_id = event
     totals[user_id] = place = totals.get(user_id, 0) + 1
-    ids = {"conversation_id": conversation_id, "message_id": message_id}
+    ids = {"conversation_id": conversation_id, "message_id": message_id, "tool_call_id": tool_call_id}
     return {"user_id": user_id, "place": place, "kind": kind.value} | ids
 
 
 def _event(row: AnyRow) -> ConversationEvent:
-    return ConversationEvent(row.seq, row.at, Change(row.kind), row.conversation_id, row.message_id)
+    change = Change(row.kind)
+    return ConversationEvent(row.seq, row.at, change, row.conversation_id, row.message_id, row.tool_call_id)
 
 
 def _unnested(name: str, **types: TypeEngine[Any]) -> TableValuedAlias:
@@ -133,7 +141,13 @@ def _write() -> postgresql.Insert:
     """Raise the counters of any number of users, and store any number of events with the numbers that these give."""
     given = _unnested("given", owner=Id(), total=BigInteger())
     happened = _unnested(
-        "happened", user_id=Id(), place=BigInteger(), kind=Text(), conversation_id=Id(), message_id=Id()
+        "happened",
+        user_id=Id(),
+        place=BigInteger(),
+        kind=Text(),
+        conversation_id=Id(),
+        message_id=Id(),
+        tool_call_id=Id(),
     )
     moved = (
         update(users)
@@ -148,9 +162,10 @@ def _write() -> postgresql.Insert:
         happened.c.kind,
         happened.c.conversation_id,
         happened.c.message_id,
+        happened.c.tool_call_id,
         func.clock_timestamp(),
     ).join(moved, moved.c.id == happened.c.user_id)
-    columns = ["user_id", "seq", "kind", "conversation_id", "message_id", "at"]
+    columns = ["user_id", "seq", "kind", "conversation_id", "message_id", "tool_call_id", "at"]
     return postgresql.insert(conversation_events).from_select(columns, rows)
 
 

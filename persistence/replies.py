@@ -12,10 +12,19 @@ from domain.ports import Clock
 from domain.replies import MOVES, FinishReason, Held, Lease, Progress, Reply, ReplyError, ReplyStatus, Usage
 from persistence.connection import AnyRow, Connection
 from persistence.conversations import hold, settings_from_json, settings_to_json
-from persistence.endings import LIVE, stop_in_queue
+from persistence.endings import stop_in_queue
 from persistence.events import append_events, event_to_row, last_numbers
 from persistence.feed import SqlFeed
-from persistence.tables import Instant, conversations, messages, replies, reply_attempts, reply_events, workers
+from persistence.tables import (
+    UNSETTLED,
+    Instant,
+    conversations,
+    messages,
+    replies,
+    reply_attempts,
+    reply_events,
+    workers,
+)
 
 _PLAIN = (
     *("id", "conversation_id", "instruction", "behind_id", "attempt", "rescues", "requests", "stop_requested"),
@@ -23,6 +32,8 @@ _PLAIN = (
     *("response_model", "completion_id", "request_id", "last_seq"),
 )
 """The columns of a reply that are stored as they are."""
+WAITING = (ReplyStatus.QUEUED, ReplyStatus.AWAITING_APPROVAL)
+"""Nobody writes them, so whoever wants them to stop ends them."""
 
 
 def reply_from(row: AnyRow, prefix: str, usage: Usage | None) -> Reply:
@@ -101,7 +112,9 @@ class SqlReplies:
         )
 
     async def unsettled(self, conversation_id: str) -> list[str]:
-        query = select(replies.c.id).where(replies.c.conversation_id == conversation_id, replies.c.status.in_(LIVE))
+        query = select(replies.c.id).where(
+            replies.c.conversation_id == conversation_id, replies.c.status.in_(UNSETTLED)
+        )
         return list((await self._connection.execute(query.order_by(replies.c.id))).scalars())
 
     async def queued(self) -> int:
@@ -116,8 +129,8 @@ class SqlReplies:
 
     async def unsettled_of(self, user_id: str) -> list[str]:
         await hold(self._connection, conversations.c.user_id == user_id)
-        live = with_user().where(conversations.c.user_id == user_id, replies.c.status.in_(LIVE))
-        query = live.with_only_columns(replies.c.id, maintain_column_froms=True)
+        open_ones = with_user().where(conversations.c.user_id == user_id, replies.c.status.in_(UNSETTLED))
+        query = open_ones.with_only_columns(replies.c.id, maintain_column_froms=True)
         return list((await self._connection.execute(query.order_by(replies.c.id))).scalars())
 
     async def unsettled_above(self, parent_id: str | None) -> list[str]:
@@ -136,7 +149,7 @@ class SqlReplies:
         if row is None:
             return None
         status = ReplyStatus(row.status)
-        if status is ReplyStatus.QUEUED:
+        if status in WAITING:
             await stop_in_queue(self._connection, row, self._clock.now())
             self._feed.add(row.user_id, Change.MESSAGE_UPDATED, row.conversation_id, reply_id)
         elif ReplyStatus.STOPPED in MOVES[status]:
@@ -190,7 +203,7 @@ def with_user() -> Select[*tuple[Any, ...]]:
 
 def _claimable() -> Select[*tuple[Any, ...]]:
     ahead = replies.alias("ahead")
-    blocked = select(literal(1)).where(ahead.c.id == replies.c.behind_id, ahead.c.status.in_(LIVE)).exists()
+    blocked = select(literal(1)).where(ahead.c.id == replies.c.behind_id, ahead.c.status.in_(UNSETTLED)).exists()
     return (
         with_user()
         .where(replies.c.status == ReplyStatus.QUEUED.value, or_(replies.c.behind_id.is_(None), ~blocked))
@@ -213,7 +226,7 @@ def _unsettled_above() -> Select[*tuple[Any, ...]]:
     chain = nearest.cte("chain", recursive=True)
     ahead = made.add_columns(chain.c.steps + 1).join(chain, replies.c.id == chain.c.behind_id)
     chain = chain.union_all(ahead)
-    return select(chain.c.id).where(chain.c.status.in_(LIVE)).order_by(chain.c.steps)
+    return select(chain.c.id).where(chain.c.status.in_(UNSETTLED)).order_by(chain.c.steps)
 
 
 _UNSETTLED_ABOVE = _unsettled_above()

@@ -14,9 +14,9 @@ from sqlalchemy import ARRAY, Integer, and_, bindparam, delete, func, lateral, o
 from sqlalchemy.dialects import postgresql
 
 from domain.conversations import Change, MessagePart
-from domain.events import LoggedEvent, PartAdded, TextDelta
+from domain.events import LoggedEvent, PartAdded, ReplyEvent, TextDelta
 from domain.ports import Clock
-from domain.replies import Attempt, HandOver, Lease, Outcome, ReplyStatus
+from domain.replies import Attempt, HandOver, Lease, Outcome
 from domain.storage import FlushEntry, FlushReport
 from persistence.budgets import SqlBudgets
 from persistence.connection import AnyRow, Connection
@@ -24,8 +24,9 @@ from persistence.conversations import hold
 from persistence.endings import Ending, end_attempts
 from persistence.events import EVENT_ARRAYS, append_events, arrays_of, event_from, event_to_row
 from persistence.feed import SqlFeed
+from persistence.fence import leases
 from persistence.replies import with_user
-from persistence.tables import Id, conversations, replies, reply_events, workers
+from persistence.tables import Id, conversations, replies, reply_events
 
 Item = TypeVar("Item")
 SWEPT_AT_ONCE = 500
@@ -69,8 +70,7 @@ class SqlLog:
         self._ended(entry.lease, entry.outcome, entry.lease.user_id)
 
     async def begin(self, reply_id: str, parts: Sequence[MessagePart]) -> None:
-        pairs = [(PartAdded(part.index, part.kind), TextDelta(part.index, part.text)) for part in parts]
-        begun = [event for pair in pairs for event in pair]
+        begun = [event for part in parts for event in _beginning(part)]
         rows = [event_to_row(reply_id, LoggedEvent(seq, 0, event)) for seq, event in enumerate(begun, 1)]
         await append_events(self._connection, rows)
 
@@ -107,8 +107,8 @@ class SqlLog:
         rows = [event_to_row(entry.lease.reply_id, logged) for entry in entries for logged in entry.events]
         if self._connection.is_sqlite:
             held = (await self._connection.execute(_HELD, {"owner": owner})).all()
-            leases = {(row.id, row.attempt) for row in held}
-            await append_events(self._connection, [r for r in rows if (r["reply_id"], r["attempt"]) in leases])
+            mine = {(row.id, row.attempt) for row in held}
+            await append_events(self._connection, [r for r in rows if (r["reply_id"], r["attempt"]) in mine])
         else:
             held = (await self._connection.execute(_FENCED_APPEND, {"owner": owner, **arrays_of(rows)})).all()
         return {(row.id, row.attempt): row.stop_requested for row in held}
@@ -152,17 +152,9 @@ _CHECKED = (
 _EVENT = tuple(column for column in reply_events.c if column.name != "reply_id")
 
 
-def _held() -> Any:  # noqa: ANN401  a statement
-    """The leases of an owner who beats; the lock on the heartbeat is what a takeover waits for."""
-    beating = select(workers.c.id).where(workers.c.id == bindparam("owner", type_=Id))
-    beats = beating.with_for_update(read=True, key_share=True).cte("beats")
-    ours = and_(replies.c.owner == beats.c.id, replies.c.status == ReplyStatus.STREAMING.value)
-    return select(replies.c.id, replies.c.attempt, replies.c.stop_requested).join(beats, ours)
-
-
 def _fenced_append() -> Any:  # noqa: ANN401  a statement
     """Lock, fence, append and the stop flags in one round trip, for any number of rows: each column is an array."""
-    mine = _held().cte("mine")
+    mine = leases().cte("mine")
     rows = func.unnest(*EVENT_ARRAYS).table_valued(*(column.name for column in reply_events.c)).render_derived()
     allowed = select(*rows.c).join(mine, and_(mine.c.id == rows.c.reply_id, mine.c.attempt == rows.c.attempt))
     append = postgresql.insert(reply_events).from_select(list(reply_events.c), allowed).on_conflict_do_nothing()
@@ -179,9 +171,16 @@ def _news() -> Any:  # noqa: ANN401  a statement
     return query.order_by(replies.c.id, further.c.seq)
 
 
-_HELD = _held()
+_HELD = leases()
 _FENCED_APPEND = _fenced_append()
 _NEWS = _news()
+
+
+def _beginning(part: MessagePart) -> tuple[ReplyEvent, ...]:
+    """A call has ended, as its reply has, so it comes as it is."""
+    if part.call is not None:
+        return (PartAdded(part.index, part.kind, part.call),)
+    return PartAdded(part.index, part.kind), TextDelta(part.index, part.text)
 
 
 def _ended_by(entry: FlushEntry, row: AnyRow | None) -> bool:

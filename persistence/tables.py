@@ -2,6 +2,8 @@
 
     users ─< conversations ─< messages (a tree by parent_id) ─ replies (same id) ─< reply_events   the log, swept later
                                                                                 └< reply_attempts  usage, kept
+                                                                                └< tool_calls      what runs, and waits
+    conversations ─< tool_approvals   tools that users allowed for good      users ─< tasks
     users ─< conversation_events   what happened to whom, numbered by users.event_seq, swept later
     users ─< sessions ─< refresh_tokens   one family per sign-in      users ─< api_keys
     users ─< token_usage   what was spent each day, UTC               rates   how often what was tried, by a key
@@ -15,6 +17,10 @@ follows a chain of cascades only to a depth of 1,000, and a conversation may be 
 
 The unique indexes of `users` are partial: else PostgreSQL takes their columns for ones that foreign keys may point to,
 and a change of an address would wait for everybody who adds something of that user, and they for it.
+
+Of replies, QUEUED and STREAMING ones are live: they use up what a user may have at once. One that awaits approval
+does not, but it has not ended either: what must wait for an end, or brings it about, counts all three, see
+`UNSETTLED`.
 
 What live replies may still spend is reserved on their own rows: an end of a reply ends its reservation.
 
@@ -40,10 +46,13 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
+
+from domain.replies import ReplyStatus
 
 metadata = MetaData(
     naming_convention={
@@ -90,6 +99,10 @@ DELETED = text("deleted_at IS NOT NULL")
 HAS_EMAIL = text("email IS NOT NULL")
 HAS_SUBJECT = text("subject IS NOT NULL")
 LIVE = text("status IN ('QUEUED', 'STREAMING')")
+"""Of replies: they count towards their user's limits."""
+UNSETTLED = tuple(status.value for status in ReplyStatus if not status.settled)
+"""The states of replies that have not ended: those that are live, and those that await approval."""
+AWAITING_APPROVAL = text("status = 'AWAITING_APPROVAL'")
 
 users = Table(
     "users",
@@ -212,7 +225,7 @@ replies = Table(
     metadata,
     Column("id", ForeignKey("messages.id", ondelete="CASCADE"), primary_key=True),
     Column("conversation_id", ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False),
-    Column("status", String(16), nullable=False),
+    Column("status", String(24), nullable=False),
     Column("settings", Json, nullable=False),
     Column("instruction", Text),
     Column("behind_id", Id),
@@ -270,6 +283,50 @@ reply_attempts = Table(
     Column("estimated", Boolean, nullable=False),
 )
 
+tool_calls = Table(
+    "tool_calls",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("reply_id", ForeignKey("replies.id", ondelete="CASCADE"), nullable=False),
+    Column("part", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("status", String(24), nullable=False),
+    Column("expires_at", Instant),
+    Column("data", Json, nullable=False),
+    Index("ix_tool_calls_reply_id", "reply_id"),
+    Index(
+        "ix_tool_calls_expires_at",
+        "expires_at",
+        sqlite_where=AWAITING_APPROVAL,
+        postgresql_where=AWAITING_APPROVAL,
+    ),
+)
+AWAITING = tool_calls.c.status == literal_column("'AWAITING_APPROVAL'")
+"""Of calls, as the index says it."""
+
+tool_approvals = Table(
+    "tool_approvals",
+    metadata,
+    Column("conversation_id", ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True),
+    Column("tool", Text, primary_key=True),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("conversation_id", ForeignKey("conversations.id", ondelete="SET NULL")),
+    Column("title", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("priority", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("completed_at", Instant),
+    Index("ix_tasks_user_id_id", "user_id", "id"),
+    Index("ix_tasks_conversation_id", "conversation_id"),
+)
+
 conversation_events = Table(
     "conversation_events",
     metadata,
@@ -278,6 +335,7 @@ conversation_events = Table(
     Column("kind", String(32), nullable=False),
     Column("conversation_id", Id, nullable=False),
     Column("message_id", Id),
+    Column("tool_call_id", Id),
     Column("at", Instant, nullable=False),
     Index("ix_conversation_events_at", "at"),
     sqlite_with_rowid=False,

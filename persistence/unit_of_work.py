@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.ports import Clock
 from domain.storage import FlushEntry, FlushReport
@@ -20,6 +21,8 @@ from persistence.rates import SqlRates
 from persistence.replies import SqlReplies
 from persistence.sessions import SqlSessions
 from persistence.streaming import SqlLog
+from persistence.tasks import SqlTasks
+from persistence.tool_calls import SqlToolCalls
 from persistence.workers import SqlWorkers
 
 
@@ -35,9 +38,19 @@ class SqlUnitOfWork:
         self.conversations = SqlConversations(connection, self.feed)
         self.messages = SqlMessages(connection)
         self.replies = SqlReplies(connection, clock, self.feed)
+        self.tool_calls = SqlToolCalls(connection, self.feed)
+        self.tasks = SqlTasks(connection)
         self.log = SqlLog(connection, clock, self.feed, self.budgets)
         self.workers = SqlWorkers(connection, clock, self.feed, self.budgets)
         self.keys = SqlIdempotencyKeys(connection, clock)
+
+    @property
+    def connection(self) -> AsyncConnection:
+        """For tables that are not ours: what a tool writes there is committed with its result, or not at all.
+
+        What runs here must not commit. A statement whose task is cancelled meanwhile costs this connection.
+        """
+        return self._connection.plain
 
     async def commit(self) -> None:
         await self.budgets.write()

@@ -6,12 +6,12 @@ from datetime import timedelta
 from sqlalchemy import and_, delete, func, insert, select, update
 
 from domain.conversations import Change
-from domain.events import LoggedEvent, queued_again
+from domain.events import LoggedEvent, ReplyEvent, queued_again
 from domain.ports import Clock
 from domain.replies import HandOver, Lease, ReplyStatus
 from persistence.budgets import SqlBudgets
 from persistence.connection import AnyRow, Connection
-from persistence.endings import put_back
+from persistence.endings import rescued
 from persistence.events import last_numbers
 from persistence.feed import SqlFeed
 from persistence.replies import lease_from, with_user
@@ -78,9 +78,9 @@ class SqlWorkers:
         lease = and_(replies.c.id == reply_id, replies.c.attempt == attempt, streaming)
         await self._connection.execute(update(replies).where(lease).values(owner=None))
 
-    async def requeue(self, lease: Lease, ended: HandOver) -> None:
-        numbered = enumerate(queued_again(lease.attempt), lease.next_seq)
+    async def requeue(self, lease: Lease, ended: HandOver, events: Sequence[ReplyEvent] = ()) -> None:
+        numbered = enumerate((*events, *queued_again(lease.attempt)), lease.next_seq)
         logged = [LoggedEvent(seq, lease.attempt, event) for seq, event in numbered]
-        if await put_back(self._connection, lease, ended, self._clock.now(), logged):
+        if await rescued(self._connection, lease, ended, self._clock.now(), logged):
             self._budgets.spend(lease.user_id, ended.usage)
             self._feed.add(lease.user_id, Change.MESSAGE_UPDATED, lease.conversation_id, lease.reply_id)

@@ -34,6 +34,8 @@ from domain.replies import Owner
 from domain.reply_service import ReplyService
 from domain.rescue import Rescuer
 from domain.streaming import ReplyStream
+from domain.tool_running import ToolRunner
+from domain.tools import NoTools, Toolbox
 from domain.worker import ReplyWorker, Retention
 from graph.context import ServerFacts, Services
 from persistence import schema
@@ -92,6 +94,7 @@ class Ports:
     clock: Clock
     ids: Ids
     telemetry: OperatorTelemetry
+    toolbox: Toolbox
 
 
 @asynccontextmanager
@@ -103,6 +106,7 @@ async def open_services(
     clock: Clock | None = None,
     ids: Ids | None = None,
     notifier: Notifier | None = None,
+    toolbox: Toolbox | None = None,
 ) -> AsyncIterator[Running]:
     """Open a server's parts. Raises SettingsError with a readable sentence when one cannot be had."""
     async with AsyncExitStack() as stack:
@@ -118,6 +122,7 @@ async def open_services(
             clock=clock,
             ids=ids,
             telemetry=telemetry,
+            toolbox=toolbox or NoTools(),
         )
         owner = Owner(ids.new("work"))
         journal = Journal(ports.background, ports.notifier, telemetry, owner)
@@ -146,7 +151,9 @@ def _services(
     storage, notifier, clock, ids, tokens = ports.storage, ports.notifier, ports.clock, ports.ids, ports.tokens
     rules, telemetry = Rules(settings.max_message_characters), ports.telemetry
     defaults = _defaults(settings, ports.model)
-    conversations = ConversationService(storage, notifier, ports.model, tokens, allowances, clock, ids, rules, defaults)
+    conversations = ConversationService(
+        storage, notifier, ports.model, tokens, allowances, clock, ids, rules, defaults, ports.toolbox
+    )
     stream = ReplyStream(storage, notifier, journal, relay, telemetry)
     account_service, authenticator = accounts
     return Services(
@@ -167,14 +174,17 @@ def _services(
 def _worker(
     settings: Settings, ports: Ports, journal: Journal, prompter: Prompter, allowances: Allowances, owner: Owner
 ) -> ReplyWorker:
-    storage, tokens, clock, telemetry = ports.background, ports.tokens, ports.clock, ports.telemetry
+    storage, tokens, clock, ids, telemetry = ports.background, ports.tokens, ports.clock, ports.ids, ports.telemetry
     recovery = settings.recovery
+    tools = ToolRunner(storage, ports.toolbox, clock, ids, telemetry, settings.approval_timeout)
     return ReplyWorker(
         storage,
         ports.notifier,
         journal,
-        ReplyGenerator(storage, journal, ports.model, tokens, prompter, allowances, clock, telemetry, recovery),
-        Rescuer(storage, ports.notifier, tokens, prompter, ports.ids, telemetry, owner, recovery),
+        ReplyGenerator(
+            storage, journal, ports.model, tokens, prompter, tools, allowances, clock, ids, telemetry, recovery
+        ),
+        Rescuer(storage, ports.notifier, tokens, prompter, ids, telemetry, owner, recovery),
         clock,
         telemetry,
         _retention(settings),

@@ -14,6 +14,7 @@ from domain.models import ChatRequest
 from domain.ports import ProviderCall
 from domain.replies import Lease, Outcome
 from domain.reply_service import Sent
+from domain.tool_calls import ToolCall
 from tertulia.settings import Settings
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -92,6 +93,9 @@ class OperatorTelemetry:
             "tertulia_first_token_seconds", "Provider call to its first token.", ["model"], buckets=SECONDS, **make
         )
         self.provider_errors = Counter("tertulia_provider_errors", "Failed calls.", ["model", "code"], **make)
+        self.tools = Histogram(
+            "tertulia_tool_seconds", "Calls of tools, until their result.", ["tool", "outcome"], **make
+        )
         self.retries = Counter("tertulia_provider_retries", "Repeated calls.", ["model", "code"], **make)
         self.subscribers = Gauge("tertulia_subscribers", "Open streams of replies and of conversation events.", **make)
         self.flushes = Histogram(
@@ -153,6 +157,16 @@ class OperatorTelemetry:
 
     def reply_crashed(self, reply_id: str, error: BaseException) -> None:
         self.log.error("reply crashed", reply_id=reply_id, exc_info=error)
+
+    def tool_called(self, call: ToolCall) -> None:
+        outcome = call.error_code or call.status
+        if call.started_at is not None and call.finished_at is not None:
+            seconds = (call.finished_at - call.started_at).total_seconds()
+            self.tools.labels(call.name, outcome.value).observe(seconds)
+        self.log.info("tool called", tool=call.name, call_id=call.id, outcome=outcome.value)
+
+    def tool_broke(self, call: ToolCall, error: BaseException) -> None:
+        self.log.error("tool broke", tool=call.name, call_id=call.id, exc_info=error)
 
     def journal_flushed(self, seconds: float, events: int) -> None:
         self.flushes.observe(seconds)

@@ -9,6 +9,7 @@ from domain.errors import ProviderError, ReplyErrorCode, Unavailable
 from domain.models import ChatChunk, ChatRequest, FinishChunk, Model, RequestStarted, TextChunk
 from domain.ports import ProviderCall
 from domain.replies import FinishReason, Lease, Outcome, Usage
+from domain.tool_calls import ToolCall
 
 Step = ChatChunk | Exception | asyncio.Event
 
@@ -71,6 +72,8 @@ class RecordingTelemetry:
         self.flushes: list[tuple[float, int]] = []
         self.failures: list[Exception] = []
         self.names: list[str] = []
+        self.tools: list[ToolCall] = []
+        self.broken: list[tuple[ToolCall, BaseException]] = []
         self.open_streams = 0
         self.live = 0
 
@@ -88,6 +91,12 @@ class RecordingTelemetry:
 
     def reply_crashed(self, reply_id: str, error: BaseException) -> None:
         self.crashes.append((reply_id, error))
+
+    def tool_called(self, call: ToolCall) -> None:
+        self.tools.append(call)
+
+    def tool_broke(self, call: ToolCall, error: BaseException) -> None:
+        self.broken.append((call, error))
 
     def journal_flushed(self, seconds: float, events: int) -> None:
         self.flushes.append((seconds, events))

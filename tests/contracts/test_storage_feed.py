@@ -41,7 +41,7 @@ async def test_events_come_back_as_they_were_added_numbered_from_one(shelf: Shel
     assert [(e.seq, e.kind, e.conversation_id) for e in told] == [
         (n, kind, "conv_1") for n, kind in enumerate(Change, 1)
     ]
-    assert [e.message_id for e in told] == [None, None, None, "msg_1", "msg_1"]
+    assert [e.message_id for e in told] == [None, None, None, "msg_1", "msg_1", None]
 
 
 async def test_the_numbers_go_on_in_the_next_unit(shelf: Shelf) -> None:
