@@ -34,7 +34,8 @@ class StrictUpstream(Upstream):
     async def stream(self, response: web.StreamResponse, call: Call, asked: Asked) -> None:
         script = asked.script
         if not isinstance(script, ToolScript):
-            return await super().stream(response, call, asked)
+            await super().stream(response, call, asked)
+            return
         written = await write_tokens(response, call, script, script.tokens_until(asked.step))
         calls = script.steps[asked.step] if asked.step < STEPS else ()
         for index, wanted in enumerate(calls):

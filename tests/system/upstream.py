@@ -4,7 +4,8 @@ The last message of the user says how to answer: `key tokens=300 rate=20 first=0
 number of its call, its own number and its time of departure: `7.42@1234.5678 `. When the request ends with the
 beginning of an answer, the tokens are numbered on from there: an answer is whole when it holds each number once.
 
-By itself (`python -m tests.system.upstream`) it is a process whose `/calls` tells what it has seen, and `/refused` what it did not take.
+By itself (`python -m tests.system.upstream`) it is a process whose `/calls` tells what it has seen, and `/refused`
+what it did not take.
 """
 
 import asyncio
