@@ -86,6 +86,11 @@ class ConversationService:
         async with self._storage.read() as work:
             return await owned(work, user_id, conversation_id)
 
+    async def many(self, user_id: str, conversation_ids: Sequence[str]) -> dict[str, Conversation]:
+        """Those of the conversations that are there and the user's, by id."""
+        async with self._storage.read() as work:
+            return await work.conversations.get_many(user_id, conversation_ids)
+
     async def page(self, user_id: str, request: PageRequest) -> Page[Conversation]:
         async with self._storage.read() as work:
             return await work.conversations.page(user_id, request)

@@ -14,6 +14,7 @@ from domain.ports import Clock, Notifier, Telemetry
 from domain.relay import Relay
 from domain.storage import Storage, UnitOfWork
 from domain.streaming import cursor_at, position_in
+from domain.tool_calls import ToolCall
 from domain.topics import user_topic
 
 READ_AT_ONCE = 100
@@ -50,13 +51,29 @@ class MessageUpdated:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolApprovalRequested:
+    """A call needs its user's consent. Both are as they are by now: it may have been decided on."""
+
+    call: ToolCall
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
 class ResyncRequired:
     """Some events cannot be told any more: query again, then go on from this cursor."""
 
 
 Happened = (
-    ConversationCreated | ConversationUpdated | ConversationDeleted | MessageAdded | MessageUpdated | ResyncRequired
+    ConversationCreated
+    | ConversationUpdated
+    | ConversationDeleted
+    | MessageAdded
+    | MessageUpdated
+    | ToolApprovalRequested
+    | ResyncRequired
 )
+WITHOUT_CONVERSATION = frozenset({Change.CONVERSATION_DELETED, Change.MESSAGE_UPDATED, Change.TOOL_APPROVAL_REQUESTED})
+"""What is told of these carries no conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +146,15 @@ class Reader:
     async def _told(self, work: UnitOfWork, events: list[ConversationEvent]) -> list[FeedEvent]:
         """The events with what they carry. Those of conversations that are gone are left out, but not their end."""
         wanted = joined(e for e in events if self._conversation_id in (None, e.conversation_id))
-        whole = [
-            e.conversation_id for e in wanted if e.kind not in (Change.CONVERSATION_DELETED, Change.MESSAGE_UPDATED)
-        ]
+        whole = [e.conversation_id for e in wanted if e.kind not in WITHOUT_CONVERSATION]
         message_ids = [e.message_id for e in wanted if e.message_id is not None]
         conversations = await work.conversations.get_many(self._user_id, sorted(set(whole))) if whole else {}
         messages = await work.messages.get_many(self._user_id, sorted(set(message_ids))) if message_ids else {}
+        calls = await _calls(work, wanted, messages)
         return [
             FeedEvent(cursor_at(self._user_id, event.seq), event.at, happened)
             for event in wanted
-            if (happened := _with_content(event, conversations, messages)) is not None
+            if (happened := _with_content(event, conversations, messages, calls)) is not None
         ]
 
 
@@ -152,16 +168,33 @@ def joined(events: Iterable[ConversationEvent]) -> list[ConversationEvent]:
     return result
 
 
-def _what(event: ConversationEvent) -> tuple[Change, str, str | None]:
-    return event.kind, event.conversation_id, event.message_id
+def _what(event: ConversationEvent) -> tuple[Change, str, str | None, str | None]:
+    return event.kind, event.conversation_id, event.message_id, event.tool_call_id
+
+
+async def _calls(
+    work: UnitOfWork, events: Iterable[ConversationEvent], messages: Mapping[str, Message]
+) -> dict[str, ToolCall]:
+    """The calls that events ask about, by id. What is stored of one is ahead of the log until its reply has ended."""
+    asking = {e.message_id for e in events if e.kind is Change.TOOL_APPROVAL_REQUESTED and e.message_id in messages}
+    found: dict[str, ToolCall] = {}
+    for message_id in sorted(filter(None, asking)):
+        shown = {part.call.id: part.call for part in messages[message_id].parts if part.call is not None}
+        stored = await work.tool_calls.of(message_id)
+        found |= {id_: call if call.status.ended else stored.get(id_, call) for id_, call in shown.items()}
+    return found
 
 
 def _with_content(
-    event: ConversationEvent, conversations: Mapping[str, Conversation], messages: Mapping[str, Message]
+    event: ConversationEvent,
+    conversations: Mapping[str, Conversation],
+    messages: Mapping[str, Message],
+    calls: Mapping[str, ToolCall],
 ) -> Happened | None:
     """None when what it would carry is gone."""
     conversation = conversations.get(event.conversation_id)
     message = messages.get(event.message_id or "")
+    call = calls.get(event.tool_call_id or "")
     match event.kind:
         case Change.CONVERSATION_DELETED:
             return ConversationDeleted(event.conversation_id)
@@ -173,3 +206,5 @@ def _with_content(
             return MessageAdded(message, conversation) if message and conversation else None
         case Change.MESSAGE_UPDATED:
             return MessageUpdated(message) if message else None
+        case Change.TOOL_APPROVAL_REQUESTED:
+            return ToolApprovalRequested(call, message) if call and message else None

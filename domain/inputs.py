@@ -5,6 +5,7 @@ Bounds on sampling parameters are the OpenAI API's own. Nothing here looks anyth
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import MAXYEAR
@@ -12,15 +13,19 @@ from enum import StrEnum
 
 from domain.conversations import GenerationSettings, ModelParams, Role, SeedMessage
 from domain.errors import InvalidInput
+from domain.tool_calls import ToolDecision
+from domain.tools import MAX_TOOLS, NAME
 
 MAX_TITLE = 200
 MAX_KEY = 255
 MAX_STOPS = 4
 MAX_HISTORY = 2_000
 MAX_METADATA = 16_384
-MAX_METADATA_DEPTH = 32
+MAX_ARGUMENTS = 65_536
+MAX_COMMENT = 2_000
+MAX_DEPTH = 32
 INTEGERS = range(-(2**63), 2**64)
-"""What readers and writers of JSON take for an integer: beyond it, ours cannot write the metadata out again."""
+"""What readers and writers of JSON take for an integer: beyond it, ours cannot write the value out again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,20 @@ class RegenerateReply:
 class ContinueReply:
     reply_id: str
     idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveToolCall:
+    """`arguments` are what the tool is to be given instead of what the model wrote.
+
+    With `remember` the tool's later calls in this conversation need no approval.
+    """
+
+    tool_call_id: str
+    decision: ToolDecision
+    comment: str | None = None
+    arguments: Mapping[str, object] | None = None
+    remember: bool = False
 
 
 Command = CreateConversation | SendMessage | EditMessage | RegenerateReply | ContinueReply
@@ -158,19 +177,27 @@ class Rules:
         if settings.system_prompt:
             self.text(settings.system_prompt, "settings", "systemPrompt")
         _params(settings.params)
+        _tools(settings.tools or ())
 
     def _metadata(self, metadata: Mapping[str, object]) -> None:
-        for value in _values_in(metadata):
-            if isinstance(value, str):
-                _storable(value, "metadata")
-            elif isinstance(value, int) and value not in INTEGERS:
-                raise InvalidInput("The metadata has an integer of more than 64 bits.", "metadata")
-        try:
-            size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode())
-        except ValueError as error:
-            raise InvalidInput("The metadata is not storable as JSON.", "metadata") from error
-        if size > MAX_METADATA:
-            raise InvalidInput(f"The metadata is larger than {MAX_METADATA} bytes.", "metadata")
+        _json(metadata, MAX_METADATA, "The metadata is", "metadata")
+
+    def decision(self, command: ResolveToolCall) -> None:
+        """Whether the arguments fit their tool is not known here."""
+        if command.decision is ToolDecision.DENY:
+            if command.arguments is not None:
+                raise InvalidInput("A call that is denied takes no arguments.", "arguments")
+            if command.remember:
+                raise InvalidInput("Only an approval can be remembered.", "remember")
+        if command.comment is not None:
+            if len(command.comment) > MAX_COMMENT:
+                length = len(command.comment)
+                raise InvalidInput(
+                    f"The comment has {length} characters; at most {MAX_COMMENT} are allowed.", "comment"
+                )
+            _storable(command.comment, "comment")
+        if command.arguments is not None:
+            _json(command.arguments, MAX_ARGUMENTS, "The arguments are", "arguments")
 
     def _key(self, key: str | None) -> None:
         if key is None:
@@ -180,16 +207,41 @@ class Rules:
         _storable(key, "idempotencyKey")
 
 
-def _values_in(metadata: Mapping[str, object]) -> Iterator[object]:
+def _json(value: Mapping[str, object], most: int, it_is: str, field: str) -> None:
+    """Check that an object can be stored and written out again, in at most so many bytes."""
+    for inner in _values_in(value, it_is, field):
+        if isinstance(inner, str):
+            _storable(inner, field)
+        elif isinstance(inner, int) and inner not in INTEGERS:
+            raise InvalidInput(f"{it_is} not storable: an integer has more than 64 bits.", field)
+    try:
+        size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+    except ValueError as error:
+        raise InvalidInput(f"{it_is} not storable as JSON.", field) from error
+    if size > most:
+        raise InvalidInput(f"{it_is} larger than {most} bytes.", field)
+
+
+def _values_in(value: Mapping[str, object], it_is: str, field: str) -> Iterator[object]:
     """Every value in it, and names. Raises InvalidInput when it is nested too deeply to be written out again."""
-    level: list[object] = [metadata]
-    for _ in range(MAX_METADATA_DEPTH):
+    level: list[object] = [value]
+    for _ in range(MAX_DEPTH):
         yield from level
         inner = [child for value in level if isinstance(value, Mapping) for pair in value.items() for child in pair]
         level = inner + [child for value in level if isinstance(value, list) for child in value]
         if not level:
             return
-    raise InvalidInput(f"The metadata is nested more than {MAX_METADATA_DEPTH} levels deep.", "metadata")
+    raise InvalidInput(f"{it_is} nested more than {MAX_DEPTH} levels deep.", field)
+
+
+def _tools(names: tuple[str, ...]) -> None:
+    path = ("settings", "tools")
+    if len(names) > MAX_TOOLS:
+        raise InvalidInput(f"`tools` names more than {MAX_TOOLS} tools.", *path)
+    if len(set(names)) < len(names):
+        raise InvalidInput("`tools` names a tool twice.", *path)
+    if not all(re.fullmatch(NAME, name) for name in names):
+        raise InvalidInput("A tool's name has 1 to 64 letters, digits, underscores and hyphens.", *path)
 
 
 def _storable(text: str, *path: str) -> None:

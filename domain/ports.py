@@ -57,6 +57,21 @@ class ChatModel(Protocol):
         ...
 
 
+class EmbeddingModel(Protocol):
+    """Makes vectors of texts. Plugins may register some; nothing uses them yet: the search that will does not exist."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dimensions(self) -> int:
+        """The length of every vector."""
+        ...
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """A vector of each text, in their order. Raises ProviderError."""
+        ...
+
+
 class Notifier(Protocol):
     """Bells without content: a rung bell says "look again", never what there is to see. A bell may be lost."""
 

@@ -8,13 +8,23 @@ deltas. Nothing here knows transports.
 
 import base64
 import binascii
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from domain.conversations import Message
+from domain.conversations import Message, MessagePart
 from domain.errors import NotFound
-from domain.events import Finished, LoggedEvent, ReplyEvent, joined
+from domain.events import (
+    ArgumentsDelta,
+    Finished,
+    LoggedEvent,
+    PartAdded,
+    Retrying,
+    StatusChanged,
+    TextDelta,
+    ToolCallChanged,
+    joined,
+)
 from domain.journal import Journal, Tail
 from domain.ports import Bell, Notifier, Telemetry
 from domain.relay import Followed, Relay
@@ -40,12 +50,24 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class ArgumentsWritten:
+    """Text to append to the arguments of the call in the part with this index."""
+
+    index: int
+    call_id: str
+    text: str
+
+
+Shown = Snapshot | PartAdded | TextDelta | ArgumentsWritten | ToolCallChanged | StatusChanged | Retrying | Ended
+
+
+@dataclass(frozen=True, slots=True)
 class StreamedEvent:
     """What a reader gets. `cursor` is opaque to it; `reply_id` names the message that parts belong to."""
 
     reply_id: str
     cursor: str
-    event: Snapshot | ReplyEvent | Ended
+    event: Shown
 
 
 def cursor_at(log_id: str, seq: int) -> str:
@@ -135,6 +157,7 @@ class Reader:
         self._relay = relay
         self._message = message
         self._position = position
+        self._call_ids = _call_ids(message.parts)
         self._tail: Tail | None = None
         self._elsewhere: Followed | None = None
         self._leaving = ExitStack()
@@ -193,6 +216,7 @@ class Reader:
 
     async def _snapshot(self, message: Message) -> list[StreamedEvent]:
         self._position = message.cursor or 0
+        self._call_ids = _call_ids(message.parts)
         shown = [self._event(Snapshot(message))]
         if message.reply is not None and message.reply.status.settled:
             self.ended = True
@@ -201,11 +225,15 @@ class Reader:
 
     async def _shown(self, logged: LoggedEvent) -> StreamedEvent:
         self._position = logged.seq
-        if not isinstance(logged.event, Finished):
-            return self._event(logged.event)
-        self.ended = True
-        message = await self._reload()
-        return self._event(Ended(message or self._message))
+        match logged.event:
+            case Finished():
+                self.ended = True
+                return self._event(Ended(await self._reload() or self._message))
+            case ArgumentsDelta(index, text):
+                return self._event(ArgumentsWritten(index, self._call_ids[index], text))
+            case PartAdded(index, _, call) if call is not None:
+                self._call_ids[index] = call.id
+        return self._event(logged.event)
 
     async def _reload(self) -> Message | None:
         async with self._storage.read() as work:
@@ -214,5 +242,10 @@ class Reader:
             self.ended = True
         return message
 
-    def _event(self, event: Snapshot | ReplyEvent | Ended) -> StreamedEvent:
+    def _event(self, event: Shown) -> StreamedEvent:
         return StreamedEvent(self.reply_id, cursor_at(self.reply_id, self._position or 0), event)
+
+
+def _call_ids(parts: Iterable[MessagePart]) -> dict[int, str]:
+    """By the index of their part."""
+    return {part.index: part.call.id for part in parts if part.call is not None}

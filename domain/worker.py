@@ -12,6 +12,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
+from domain.approvals import ApprovalService
 from domain.generation import ReplyGenerator
 from domain.journal import Halt, Journal
 from domain.ports import Clock, Notifier, Telemetry
@@ -24,6 +25,7 @@ Result = TypeVar("Result")
 BEAT_SECONDS = 2.0
 POLL_SECONDS = 1.0
 JANITOR_SECONDS = 60.0
+EXPIRY_SECONDS = 5.0
 FAREWELL_SECONDS = 2.0
 CLAIM_AT_ONCE = 50
 
@@ -46,6 +48,7 @@ class ReplyWorker:
         journal: Journal,
         generator: ReplyGenerator,
         rescuer: Rescuer,
+        approvals: ApprovalService,
         clock: Clock,
         telemetry: Telemetry,
         retention: Retention,
@@ -66,6 +69,7 @@ class ReplyWorker:
         self._retention = retention
         self._max_live = max_live
         self._rescuer = rescuer
+        self._approvals = approvals
         self._making: dict[Attempt, asyncio.Task[None]] = {}
         self._claiming = asyncio.Lock()
         self._hurried = asyncio.Event()
@@ -89,6 +93,7 @@ class ReplyWorker:
             group.create_task(self._compare_forever())
             group.create_task(self._every(BEAT_SECONDS, self._rescuer.beat))
             group.create_task(self._every(BEAT_SECONDS, self._rescuer.rescue))
+            group.create_task(self._every(EXPIRY_SECONDS, self._expire))
             group.create_task(self._every(JANITOR_SECONDS, self._sweep))
 
     @property
@@ -217,6 +222,11 @@ class ReplyWorker:
                 tail.stop(Halt.STOP)
         if unknown:
             await self._disown(*unknown)
+
+    async def _expire(self) -> None:
+        """Go on without those who did not decide on tool calls in time."""
+        while await self._approvals.expire():
+            pass
 
     async def _sweep(self) -> None:
         now, retention = self._clock.now(), self._retention

@@ -17,6 +17,7 @@ from strawberry.fastapi import BaseContext
 
 from domain.account_service import AccountService
 from domain.accounts import AuthMethod, Client, Identity
+from domain.approvals import ApprovalService
 from domain.authentication import REVOKED, SIGN_IN, Authenticator, Watch
 from domain.conversation_service import ConversationService
 from domain.conversations import Conversation, Message
@@ -25,6 +26,8 @@ from domain.feed import ConversationFeed
 from domain.limits import Allowances
 from domain.reply_service import ReplyService, Sent
 from domain.streaming import ReplyStream
+from domain.task_service import TaskService
+from domain.tools import Toolbox
 from graph.limits import refusal
 
 MAX_CHARACTERS = 16_000_000
@@ -57,6 +60,9 @@ class Services:
     stream: ReplyStream
     feed: ConversationFeed
     allowances: Allowances
+    toolbox: Toolbox
+    approvals: ApprovalService
+    tasks: TaskService
     facts: ServerFacts
     observe: Observe
     """Told of every operation: its root field, its type, and "ok" or "error"."""
@@ -131,7 +137,7 @@ class Context(BaseContext):
     def forget(self) -> None:
         """Load and count anew: each event of a subscription shows things as they are when it comes."""
         self._characters = 0
-        for loader in ("messages", "children", "conversations"):
+        for loader in ("messages", "children", "conversations", "own_conversations"):
             self.__dict__.pop(loader, None)
 
     @cached_property
@@ -156,6 +162,16 @@ class Context(BaseContext):
     def conversations(self) -> DataLoader[str, Conversation]:
         async def load(ids: list[str]) -> list[Conversation]:
             return [await self.services.conversations.get(self.user_id, conversation_id) for conversation_id in ids]
+
+        return DataLoader(load)
+
+    @cached_property
+    def own_conversations(self) -> DataLoader[str, Conversation | None]:
+        """Those that may be gone by now."""
+
+        async def load(ids: list[str]) -> list[Conversation | None]:
+            found = await self.services.conversations.many(self.user_id, ids)
+            return [found.get(conversation_id) for conversation_id in ids]
 
         return DataLoader(load)
 

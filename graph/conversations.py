@@ -12,10 +12,11 @@ from domain.inputs import CreateConversation
 from graph.context import Info
 from graph.errors import UserError, user_error
 from graph.ids import encode_cursor
-from graph.messages import Message, MessageConnection, metadata_of
+from graph.messages import Message, MessageConnection
 from graph.models import GenerationSettings, GenerationSettingsInput, settings_from
 from graph.nodes import Node
 from graph.pagination import PageInfo, page_info, page_request
+from graph.values import shown_json
 
 strawberry.enum(domain.TitleSource)
 CONVERSATIONS_PER_PAGE = 30
@@ -47,7 +48,7 @@ class Conversation(Node):
 
     @strawberry.field
     def metadata(self, info: Info) -> JSON:
-        return metadata_of(info, self.value.metadata)
+        return shown_json(info, self.value.metadata)
 
     @strawberry.field(
         description="The chosen path, oldest first; its newest messages when neither `first` nor `last` is given. "

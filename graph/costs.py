@@ -33,6 +33,7 @@ from graphql import (
     is_list_type,
 )
 
+from domain.tasks import MAX_TASKS
 from graph.conversations import CONVERSATIONS_PER_PAGE, MESSAGES_PER_PAGE
 from graph.limits import fragments_in_order, refusal
 from graph.pagination import MAX_PAGE_SIZE
@@ -45,14 +46,24 @@ OBJECT = 10
 """A Node: a conversation or a message, which is read from the database."""
 INTROSPECTED = 1
 """A type, field or argument that the schema tells of itself, which is in memory."""
-QUERIES = {"messages": 60, "totalCount": 30, "quotas": 30, "activeReplies": 10, "sessions": 100, "apiKeys": 100}
+QUERIES = {
+    "messages": 60,
+    "totalCount": 30,
+    "quotas": 30,
+    "activeReplies": 10,
+    "sessions": 100,
+    "apiKeys": 100,
+    "tasks": 30,
+}
 """Fields that ask the database once more, wherever they are selected; `messages` walks a whole path for its page."""
-OWNED = {"Session": 1, "ApiKey": 1}
-"""Objects that are no Nodes, but of which a user may have many."""
+OWNED = {"Session": 1, "ApiKey": 1, "Task": 1, "Tool": 1}
+"""Objects that are no Nodes, but of which there may be many."""
 UNPAGED = 20
 """Taken as the length of lists that have no pages, such as `siblings`."""
 PAGE_SIZES = {"conversations": CONVERSATIONS_PER_PAGE, "messages": MESSAGES_PER_PAGE}
 """Where neither `first` nor `last` is given. Fields that are not listed are taken for full pages."""
+LONGEST_PAGES = {"tasks": MAX_TASKS}
+"""Of other fields it is MAX_PAGE_SIZE."""
 LENGTHS = {"types": 100, "fields": 8, "args": 2, "inputFields": 4, "interfaces": 1, "possibleTypes": 3, "enumValues": 3}
 """Of lists in an introspection, taken from our schema; of others, 8."""
 
@@ -161,7 +172,8 @@ def _times(node: FieldNode, known: GraphQLField, parent: GraphQLNamedType) -> Co
     if "first" in known.args:
         default = known.args["first"].default_value
         size = default if isinstance(default, int) else PAGE_SIZES.get(node.name.value, MAX_PAGE_SIZE)
-        return _page([given[name] for name in ("first", "last") if name in given], size)
+        most = LONGEST_PAGES.get(node.name.value, MAX_PAGE_SIZE)
+        return _page([given[name] for name in ("first", "last") if name in given], size, most)
     if "ids" in known.args:
         return _ids(given.get("ids"))
     if not is_list_type(get_nullable_type(known.type)) or parent.name.endswith("Connection"):
@@ -169,12 +181,12 @@ def _times(node: FieldNode, known: GraphQLField, parent: GraphQLNamedType) -> Co
     return LENGTHS.get(node.name.value, 8) if is_introspection_type(parent) else UNPAGED
 
 
-def _page(given: list[ValueNode], default: int) -> Cost:
+def _page(given: list[ValueNode], default: int, most: int) -> Cost:
     lengths = [_of_value(value) for value in given]
 
     def size(values: Values) -> int:
         found = [length(values) if callable(length) else length for length in lengths]
-        return max((min(each, MAX_PAGE_SIZE) for each in found if each is not None), default=default)
+        return max((min(each, most) for each in found if each is not None), default=default)
 
     return size if any(callable(length) for length in lengths) else size(NOTHING)
 

@@ -47,7 +47,10 @@ class ReplyInProgressError(UserError):
     reply: Message
 
 
-@strawberry.type(description="The idempotency key was used before with other content, or the address is taken.")
+@strawberry.type(
+    description="The idempotency key was used before with other content, the address is taken, or a tool call does not "
+    "wait for this decision any more."
+)
 class ConflictError(UserError):
     pass
 
@@ -68,7 +71,7 @@ class RateLimitedError(UserError):
     retry_after_ms: int
 
 
-@strawberry.type(description="The model or the database cannot be reached or is not there.")
+@strawberry.type(description="The model, a tool or the database cannot be reached or is not there.")
 class UnavailableError(UserError):
     pass
 
@@ -111,7 +114,9 @@ def user_error(error: domain.DomainError) -> UserError:
 _PLAIN: dict[type[domain.DomainError], type[UserError]] = {
     domain.IdempotencyMismatch: ConflictError,
     domain.EmailTaken: ConflictError,
+    domain.Conflict: ConflictError,
     domain.ModelUnavailable: UnavailableError,
+    domain.ToolUnavailable: UnavailableError,
     domain.Unavailable: UnavailableError,
     domain.Unauthenticated: AccessError,
     domain.AccessDenied: AccessError,

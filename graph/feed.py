@@ -10,6 +10,7 @@ from domain import feed
 from graph.context import Context, Info
 from graph.conversations import Conversation
 from graph.messages import Message
+from graph.tool_calls import ToolCall
 
 
 @strawberry.interface(
@@ -46,6 +47,12 @@ class MessageUpdated(ConversationEvent):
     message: Message
 
 
+@strawberry.type(description="A tool call needs approval: see `resolveToolCall`. Both are as they are by now.")
+class ToolApprovalRequested(ConversationEvent):
+    tool_call: ToolCall
+    reply: Message
+
+
 @strawberry.type(description="Events before this cursor cannot be told: query again, then go on from it.")
 class ResyncRequired(ConversationEvent):
     pass
@@ -57,6 +64,7 @@ EVENT_TYPES = (
     ConversationDeleted,
     MessageAdded,
     MessageUpdated,
+    ToolApprovalRequested,
     ResyncRequired,
 )
 
@@ -64,10 +72,9 @@ EVENT_TYPES = (
 def conversation_event(told: feed.FeedEvent) -> ConversationEvent:
     cursor, at = told.cursor, told.at
     match told.event:
-        case feed.ConversationCreated(conversation):
-            return ConversationCreated(cursor=cursor, at=at, conversation=Conversation.of(conversation))
-        case feed.ConversationUpdated(conversation):
-            return ConversationUpdated(cursor=cursor, at=at, conversation=Conversation.of(conversation))
+        case feed.ConversationCreated(conversation) | feed.ConversationUpdated(conversation) as event:
+            kind = ConversationCreated if isinstance(event, feed.ConversationCreated) else ConversationUpdated
+            return kind(cursor=cursor, at=at, conversation=Conversation.of(conversation))
         case feed.ConversationDeleted(conversation_id):
             return ConversationDeleted(cursor=cursor, at=at, conversation_id=strawberry.ID(conversation_id))
         case feed.MessageAdded(message, conversation):
@@ -75,6 +82,9 @@ def conversation_event(told: feed.FeedEvent) -> ConversationEvent:
             return MessageAdded(cursor=cursor, at=at, message=added, conversation=Conversation.of(conversation))
         case feed.MessageUpdated(message):
             return MessageUpdated(cursor=cursor, at=at, message=Message.of(message))
+        case feed.ToolApprovalRequested(call, message):
+            asking = ToolCall.of(call)
+            return ToolApprovalRequested(cursor=cursor, at=at, tool_call=asking, reply=Message.of(message))
         case feed.ResyncRequired():
             return ResyncRequired(cursor=cursor, at=at)
 

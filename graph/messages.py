@@ -1,10 +1,9 @@
 """Messages, their parts, and how they were made: types and resolvers."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
-import orjson
 import strawberry
 from strawberry.scalars import JSON
 
@@ -18,6 +17,8 @@ from graph.ids import encode_cursor, part_id
 from graph.models import ModelParams
 from graph.nodes import Node
 from graph.pagination import MAX_PAGE_SIZE, PageInfo, page_info
+from graph.tool_calls import ToolCall
+from graph.values import shown_json
 
 if TYPE_CHECKING:
     from graph.conversations import Conversation
@@ -56,8 +57,15 @@ class ReasoningPart(MessagePart):
         return self.value.duration_ms
 
 
+@strawberry.type
+class ToolCallPart(MessagePart):
+    tool_call: ToolCall
+
+
 def part_of(message_id: str, part: domain.MessagePart) -> MessagePart:
     id_ = strawberry.ID(part_id(message_id, part.index))
+    if part.call is not None:
+        return ToolCallPart(id=id_, index=part.index, tool_call=ToolCall.of(part.call))
     if part.kind is PartKind.REASONING:
         return ReasoningPart(id=id_, index=part.index, value=part)
     return TextPart(id=id_, index=part.index, value=part)
@@ -105,12 +113,15 @@ class Generation:
     first_token_at: datetime | None
     finished_at: datetime | None
     attempts: int = strawberry.field(description="How often a worker took it up: 1 when nothing went wrong.")
-    requests: int = strawberry.field(description="Requests made to the provider, retries included.")
+    requests: int = strawberry.field(description="Requests made to the provider, retries and steps included.")
+    steps: int = strawberry.field(
+        description="Answers of the model in this reply: one more after each with tool calls."
+    )
     completion_id: str | None = strawberry.field(description="The provider's own id of the completion.")
     request_id: str | None = strawberry.field(description="For the provider's support.")
 
     @classmethod
-    def of(cls, value: replies.Reply) -> "Generation":
+    def of(cls, value: replies.Reply, parts: Sequence[domain.MessagePart]) -> "Generation":
         error = value.error
         return cls(
             model=value.model,
@@ -132,6 +143,7 @@ class Generation:
             finished_at=value.finished_at,
             attempts=value.attempt,
             requests=value.requests,
+            steps=replies.steps_in(parts),
             completion_id=value.completion_id,
             request_id=value.request_id,
         )
@@ -160,14 +172,14 @@ class Message(Node):
 
     @strawberry.field
     def metadata(self, info: Info) -> JSON:
-        return metadata_of(info, self.value.metadata)
+        return shown_json(info, self.value.metadata)
 
     @strawberry.field
     def status(self) -> replies.ReplyStatus:
         reply = self.value.reply
         return replies.ReplyStatus.COMPLETE if reply is None else reply.status
 
-    @strawberry.field(description="Content in order. Grows while status is QUEUED or STREAMING.")
+    @strawberry.field(description="Content in order. Grows until the reply has ended.")
     def parts(self) -> list[MessagePart]:
         return [part_of(self.value.id, part) for part in self.value.parts]
 
@@ -183,7 +195,7 @@ class Message(Node):
 
     @strawberry.field(description="How it was made; null for messages that were not generated here.")
     def generation(self) -> Generation | None:
-        return None if self.value.reply is None else Generation.of(self.value.reply)
+        return None if self.value.reply is None else Generation.of(self.value.reply, self.value.parts)
 
     @strawberry.field
     async def conversation(self, info: Info) -> Annotated["Conversation", strawberry.lazy("graph.conversations")]:
@@ -218,13 +230,6 @@ class Message(Node):
 
     async def _sibling_ids(self, info: Info) -> list[str]:
         return await info.context.children.load((self.value.conversation_id, self.value.parent_id))
-
-
-def metadata_of(info: Info, value: Mapping[str, object]) -> JSON:
-    """Counted like text. Raises GraphQLError."""
-    if value:
-        info.context.count(len(orjson.dumps(value)))
-    return JSON(value)
 
 
 async def _load(info: Info, ids: list[str]) -> list[Message]:

@@ -5,9 +5,15 @@ import strawberry
 from domain import models as domain
 from domain.conversations import GenerationSettings as Settings
 from domain.conversations import ModelParams as Params
+from domain.tool_calls import ToolChoice
 from graph.context import Info
+from graph.tools import Tool, tools_named
 
 strawberry.enum(domain.ModelCapability)
+strawberry.enum(
+    ToolChoice,
+    description="AUTO: the model decides. NONE: it calls no tool. REQUIRED: it begins by calling at least one.",
+)
 
 
 @strawberry.type
@@ -71,6 +77,19 @@ class GenerationSettings:
         model = info.context.services.conversations.model(self.value.model)
         return None if model is None else Model.of(model)
 
+    @strawberry.field(
+        description="What the model is offered here, by the level above too; without those that are not there any more."
+    )
+    def tools(self, info: Info) -> list[Tool]:
+        return tools_named(info, self._whole(info).tools or ())
+
+    @strawberry.field
+    def tool_choice(self, info: Info) -> ToolChoice:
+        return self._whole(info).tool_choice or ToolChoice.AUTO
+
+    def _whole(self, info: Info) -> Settings:
+        return self.value.over(info.context.services.conversations.defaults)
+
 
 @strawberry.input
 class ModelParamsInput:
@@ -86,6 +105,10 @@ class GenerationSettingsInput:
     model: str | None = None
     system_prompt: str | None = None
     params: ModelParamsInput | None = None
+    tools: list[str] | None = strawberry.field(
+        default=None, description="Names of those that the model is offered; none are unless they are named."
+    )
+    tool_choice: ToolChoice | None = None
 
     def to_domain(self) -> Settings:
         params = self.params or ModelParamsInput()
@@ -99,6 +122,8 @@ class GenerationSettingsInput:
                 stop=None if params.stop is None else tuple(params.stop),
                 seed=params.seed,
             ),
+            tools=None if self.tools is None else tuple(self.tools),
+            tool_choice=self.tool_choice,
         )
 
 

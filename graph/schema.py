@@ -32,6 +32,7 @@ from strawberry.tools import merge_types
 
 from graph import limits
 from graph.accounts import AccountMutation
+from graph.approvals import ApprovalMutation
 from graph.context import Context
 from graph.conversations import ConversationMutation, ConversationQuery
 from graph.costs import VaryingCost, check_costs
@@ -39,13 +40,15 @@ from graph.errors import ERROR_TYPES, Unexpected, refusal, without_values
 from graph.execution import MaskingSchema, ReplyExecutor
 from graph.feed import EVENT_TYPES as CONVERSATION_EVENT_TYPES
 from graph.feed import FeedSubscription
-from graph.messages import ReasoningPart, TextPart
+from graph.messages import ReasoningPart, TextPart, ToolCallPart
 from graph.models import ModelQuery
 from graph.nodes import DATE_TIME
 from graph.replies import ReplyMutation
 from graph.server import ServerQuery
 from graph.streaming import EVENT_TYPES as REPLY_EVENT_TYPES
 from graph.streaming import Subscription as ReplySubscription
+from graph.tasks import TaskQuery
+from graph.tools import ToolQuery
 
 PUBLIC = {"__typename", "__schema", "__type", "server", "register", "login", "refreshSession", "logout"}
 """What may be asked for without signing in."""
@@ -59,8 +62,8 @@ MAX_MESSAGE_CHARACTERS = 500
 """Of an error of the document, which may quote names and literals of any length."""
 RULES = (*specified_rules, MaybeNullValidationRule, OneOfInputValidationRule)
 
-Query = merge_types("Query", (ConversationQuery, ModelQuery, ServerQuery))
-Mutation = merge_types("Mutation", (ReplyMutation, ConversationMutation, AccountMutation))
+Query = merge_types("Query", (ConversationQuery, TaskQuery, ModelQuery, ToolQuery, ServerQuery))
+Mutation = merge_types("Mutation", (ReplyMutation, ApprovalMutation, ConversationMutation, AccountMutation))
 Subscription = merge_types("Subscription", (ReplySubscription, FeedSubscription))
 
 
@@ -186,7 +189,7 @@ def build_schema(unexpected: Unexpected | None = None) -> MaskingSchema:
         query=Query,
         mutation=Mutation,
         subscription=Subscription,
-        types=[*ERROR_TYPES, *REPLY_EVENT_TYPES, *CONVERSATION_EVENT_TYPES, TextPart, ReasoningPart],
+        types=[*ERROR_TYPES, *REPLY_EVENT_TYPES, *CONVERSATION_EVENT_TYPES, TextPart, ReasoningPart, ToolCallPart],
         extensions=[OperationExtension],
         execution_context_class=ReplyExecutor,
         config=StrawberryConfig(scalar_map={datetime: DATE_TIME}),

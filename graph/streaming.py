@@ -8,10 +8,11 @@ import strawberry
 from domain import events
 from domain.conversations import MessagePart as DomainPart
 from domain.replies import ReplyStatus
-from domain.streaming import Ended, Snapshot, StreamedEvent
+from domain.streaming import ArgumentsWritten, Ended, Snapshot, StreamedEvent
 from graph.context import Context, Info
 from graph.ids import part_id
 from graph.messages import Message, MessagePart, part_of
+from graph.tool_calls import ToolCall
 
 
 @strawberry.interface(
@@ -31,7 +32,7 @@ class ReplyStatusChanged(ReplyEvent):
     status: ReplyStatus
 
 
-@strawberry.type(description="A part begins; its text follows in deltas.")
+@strawberry.type(description="A part begins; its text, or the arguments of its tool call, follow in deltas.")
 class PartAdded(ReplyEvent):
     part: MessagePart
 
@@ -40,6 +41,19 @@ class PartAdded(ReplyEvent):
 class TextDelta(ReplyEvent):
     part_id: strawberry.ID
     text: str
+
+
+@strawberry.type(description="Append to `argumentsText` of the tool call with this id.")
+class ToolCallArgumentsDelta(ReplyEvent):
+    part_id: strawberry.ID
+    tool_call_id: strawberry.ID
+    arguments_text: str
+
+
+@strawberry.type(description="Replaces the tool call of the ToolCallPart with this id.")
+class ToolCallChanged(ReplyEvent):
+    part_id: strawberry.ID
+    tool_call: ToolCall
 
 
 @strawberry.type(description="The model is asked again; the text so far stays.")
@@ -53,16 +67,23 @@ class ReplyFinished(ReplyEvent):
     reply: Message
 
 
-EVENT_TYPES = (ReplySnapshot, ReplyStatusChanged, PartAdded, TextDelta, ReplyRetrying, ReplyFinished)
+EVENT_TYPES = (
+    ReplySnapshot,
+    ReplyStatusChanged,
+    PartAdded,
+    TextDelta,
+    ToolCallArgumentsDelta,
+    ToolCallChanged,
+    ReplyRetrying,
+    ReplyFinished,
+)
 
 
 def reply_event(streamed: StreamedEvent) -> ReplyEvent:
     cursor = streamed.cursor
     match streamed.event:
         case events.TextDelta(index, text):
-            return TextDelta(cursor=cursor, part_id=strawberry.ID(part_id(streamed.reply_id, index)), text=text)
-        case events.PartAdded(index, kind):
-            return PartAdded(cursor=cursor, part=part_of(streamed.reply_id, DomainPart(index, kind)))
+            return TextDelta(cursor=cursor, part_id=_part_id(streamed, index), text=text)
         case events.StatusChanged(status):
             return ReplyStatusChanged(cursor=cursor, status=status)
         case events.Retrying(attempt, delay_ms):
@@ -71,6 +92,26 @@ def reply_event(streamed: StreamedEvent) -> ReplyEvent:
             return ReplySnapshot(cursor=cursor, reply=Message.of(message))
         case Ended(message):
             return ReplyFinished(cursor=cursor, reply=Message.of(message))
+        case events.PartAdded() | ArgumentsWritten() | events.ToolCallChanged() as event:
+            return _part_event(streamed, event)
+
+
+def _part_event(
+    streamed: StreamedEvent, event: events.PartAdded | ArgumentsWritten | events.ToolCallChanged
+) -> ReplyEvent:
+    cursor, part_id = streamed.cursor, _part_id(streamed, event.index)
+    match event:
+        case events.PartAdded(index, kind, call):
+            return PartAdded(cursor=cursor, part=part_of(streamed.reply_id, DomainPart(index, kind, call=call)))
+        case ArgumentsWritten(_, id_, text):
+            call_id = strawberry.ID(id_)
+            return ToolCallArgumentsDelta(cursor=cursor, part_id=part_id, tool_call_id=call_id, arguments_text=text)
+        case events.ToolCallChanged(_, changed):
+            return ToolCallChanged(cursor=cursor, part_id=part_id, tool_call=ToolCall.of(changed))
+
+
+def _part_id(streamed: StreamedEvent, index: int) -> strawberry.ID:
+    return strawberry.ID(part_id(streamed.reply_id, index))
 
 
 async def _reply_events(

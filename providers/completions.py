@@ -1,10 +1,10 @@
 """The JSON that OpenAI-compatible endpoints speak: a ChatRequest as a request body, frames of an answer as chunks.
 
 Pure translation, without input or output. Knows the dialects (reasoning, refusals, whole completions in place of
-streams); whoever sends and receives the bytes is in `endpoint.py`.
+streams); those of tool calls are in `calls.py`. Whoever sends and receives the bytes is in `endpoint.py`.
 
-Text arrives exactly as it was sent, with one exception: what no database can store (U+0000 and surrogates without
-their other half) becomes U+FFFD. A surrogate pair split over two frames is put together again.
+Text arrives exactly as it was sent, but for what no database can store (see `storable.py`). A surrogate pair split
+over two frames is put together again.
 """
 
 import json
@@ -17,9 +17,22 @@ from msgspec import Meta, Raw, Struct
 
 from domain.conversations import Role
 from domain.errors import ProviderError
-from domain.models import ChatChunk, ChatRequest, FinishChunk, PromptMessage, ReasoningChunk, TextChunk
+from domain.models import (
+    ChatChunk,
+    ChatRequest,
+    FinishChunk,
+    OfferedTool,
+    PromptCall,
+    PromptMessage,
+    ReasoningChunk,
+    TextChunk,
+    ToolAnswer,
+)
 from domain.replies import FinishReason, Usage
+from domain.tool_calls import ToolChoice
+from providers.calls import CallDelta, CallReader, FunctionDelta
 from providers.errors import broke_off, from_frame
+from providers.storable import Storable
 
 _COMPLETION_TOKENS = re.compile(r"(?:o\d|gpt-[5-9])(?![a-z0-9])")
 """Model families that refuse `max_tokens` and want `max_completion_tokens`."""
@@ -33,10 +46,9 @@ _FINISH_REASONS = {
 }
 _BROKEN_REASONS = frozenset({"error", "abort", "insufficient_system_resource"})
 
-_ROLES = {Role.SYSTEM: "system", Role.USER: "user", Role.ASSISTANT: "assistant"}
+_TOOL_CHOICES = {ToolChoice.AUTO: None, ToolChoice.NONE: "none", ToolChoice.REQUIRED: "required"}
 
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-_HIGH_SURROGATES = ("\ud800", "\udbff")
+_ROLES = {Role.SYSTEM: "system", Role.USER: "user", Role.ASSISTANT: "assistant"}
 
 _GO_ON = (
     "Your last message was cut off. Continue it exactly where it stopped, even in the middle of a word, in the same "
@@ -69,6 +81,8 @@ def request_body(request: ChatRequest, *, ask_usage: bool, continuation: Continu
         limit: params.max_tokens,
         "stop": None if params.stop is None else list(params.stop),
         "seed": params.seed,
+        "tools": [_tool(tool) for tool in request.tools] or None,
+        "tool_choice": _TOOL_CHOICES[request.tool_choice] if request.tools else None,
     }
     return {name: value for name, value in body.items() if value is not None}
 
@@ -86,11 +100,26 @@ def _family(model: str) -> str:
     return model.rsplit("/", 1)[-1].lower()
 
 
-def _message(message: PromptMessage) -> dict[str, Any]:
+def _message(message: PromptMessage | ToolAnswer) -> dict[str, Any]:
+    """An assistant's message of calls alone has the content null: some endpoints refuse "", others want the field."""
+    if isinstance(message, ToolAnswer):
+        return {"role": "tool", "tool_call_id": message.call_id, "content": message.text}
     content: Any = [{"type": "text", "text": text} for text in message.texts]
     if len(message.texts) == 1:
         content = message.texts[0]
-    return {"role": _ROLES[message.role], "content": content}
+    if not message.calls:
+        return {"role": _ROLES[message.role], "content": content}
+    calls = [_call(call) for call in message.calls]
+    return {"role": _ROLES[message.role], "content": content or None, "tool_calls": calls}
+
+
+def _call(call: PromptCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _tool(tool: OfferedTool) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    return {"type": "function", "function": function}
 
 
 class _Delta(Struct):
@@ -98,6 +127,8 @@ class _Delta(Struct):
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
+    tool_calls: list[CallDelta | None] | None = None
+    function_call: FunctionDelta | None = None
 
 
 class _Choice(Struct):
@@ -137,7 +168,7 @@ _decode_usage = msgspec.json.Decoder(_Usage | None, strict=False).decode
 class CompletionReader:
     """Reads one answer, frame by frame. `finished` as soon as the endpoint has given its finish reason."""
 
-    __slots__ = ("_id", "_model", "_reason", "_reasoning", "_refused", "_text", "_usage", "finished")
+    __slots__ = ("_calls", "_id", "_model", "_reason", "_reasoning", "_refused", "_text", "_usage", "finished")
 
     def __init__(self) -> None:
         self.finished = False
@@ -148,6 +179,7 @@ class CompletionReader:
         self._id: str | None = None
         self._text = Storable()
         self._reasoning = Storable()
+        self._calls = CallReader()
 
     def read(self, payload: bytes) -> list[ChatChunk]:
         """The chunks in one frame, or in a whole completion.
@@ -169,20 +201,31 @@ class CompletionReader:
         return self._choice(frame.choices[0]) if frame.choices else []
 
     def _choice(self, choice: _Choice) -> list[ChatChunk]:
-        chunks: list[ChatChunk] = []
         delta = choice.delta or choice.message
-        if delta is not None:
-            if (thought := delta.reasoning_content or delta.reasoning) and (thought := self._reasoning.add(thought)):
-                chunks.append(ReasoningChunk(thought))
-            if delta.refusal:
-                self._refused = True
-            if (text := delta.content or delta.refusal) and (text := self._text.add(text)):
-                chunks.append(TextChunk(text))
+        chunks = self._content(delta) if delta is not None else []
         if choice.finish_reason:
             self._end(choice.finish_reason)
-            if rest := self._text.rest():
-                chunks.append(TextChunk(rest))
+        if self.finished:
+            chunks += self._rest()
         return chunks
+
+    def _content(self, delta: _Delta) -> list[ChatChunk]:
+        chunks: list[ChatChunk] = []
+        if (thought := delta.reasoning_content or delta.reasoning) and (thought := self._reasoning.add(thought)):
+            chunks.append(ReasoningChunk(thought))
+        if delta.refusal:
+            self._refused = True
+        if (text := delta.content or delta.refusal) and (text := self._text.add(text)):
+            chunks.append(TextChunk(text))
+        if chunks:
+            chunks = self._calls.waiting() + chunks
+        if delta.tool_calls or delta.function_call:
+            chunks += self._calls.add(delta.tool_calls or [CallDelta(function=delta.function_call)])
+        return chunks
+
+    def _rest(self) -> list[ChatChunk]:
+        rest = self._text.rest()
+        return [*([TextChunk(rest)] if rest else []), *self._calls.rest()]
 
     def _end(self, reason: str) -> None:
         if reason in _BROKEN_REASONS:
@@ -218,7 +261,7 @@ class CompletionReader:
 def _frame(payload: bytes) -> _Frame:
     try:
         frame = _decode_frame(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         frame = _lenient_frame(payload)
     if frame.error:
         raise from_frame(frame.error)
@@ -235,30 +278,3 @@ def _lenient_frame(payload: bytes) -> _Frame:
         raise broke_off(f"malformed frame: {payload[:200].decode(errors='replace')}") from error
     frame.usage = None if usage is None else Raw(json.dumps(usage).encode())
     return frame
-
-
-class Storable:
-    """Makes a text that arrives in pieces storable; holds back half a surrogate pair until its other half is there."""
-
-    __slots__ = ("_half",)
-
-    def __init__(self) -> None:
-        self._half = ""
-
-    def add(self, piece: str) -> str:
-        if not self._half and (piece.isascii() or not _UNSTORABLE.search(piece)) and "\0" not in piece:
-            return piece
-        text = self._half + piece
-        self._half = text[-1] if _HIGH_SURROGATES[0] <= text[-1] <= _HIGH_SURROGATES[1] else ""
-        return self.whole(text.removesuffix(self._half))
-
-    def rest(self) -> str:
-        """U+FFFD in place of a half that waited in vain, else nothing."""
-        half, self._half = self._half, ""
-        return "\ufffd" if half else ""
-
-    @staticmethod
-    def whole(text: str) -> str:
-        """A text that is complete: pairs are joined, halves and U+0000 replaced."""
-        paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        return paired.replace("\0", "\ufffd")

@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncGenerator, Sequence
 
 from domain.conversations import Role
-from domain.models import ChatChunk, ChatRequest, FinishChunk, Model, RequestStarted, TextChunk
+from domain.models import ChatChunk, ChatRequest, FinishChunk, Model, PromptMessage, RequestStarted, TextChunk
 from domain.replies import FinishReason
 from providers.errors import unknown_model
 
@@ -43,5 +43,6 @@ class EchoChatModel:
 
 
 def _last_said(request: ChatRequest) -> str:
-    said = [message for message in request.messages if message.role is Role.USER]
+    spoken = (message for message in request.messages if isinstance(message, PromptMessage))
+    said = [message for message in spoken if message.role is Role.USER]
     return "\n\n".join(said[-1].texts) if said else "nothing."

@@ -29,6 +29,7 @@ BAD_REQUEST = "The model's provider refused this request; try other settings or 
 BAD_ADDRESS = "The model's provider answered from another address than configured; the operator has to check it."
 NO_SUCH_MODEL = "This model is not offered by this server; the `models` query lists those that are."
 TOO_LONG = "The conversation is longer than this model can take; shorten it or choose a model with a larger context."
+TOO_MANY_CALLS = "The model's calls of tools go beyond all bounds; ask for less at once, or try another model."
 TOO_MANY = "The model's provider takes no more requests from this server right now; try again later."
 QUOTA_USED_UP = "This server's quota with the model's provider is used up; the operator has to renew it."
 
@@ -110,6 +111,10 @@ def from_frame(error: object) -> ProviderError:
 
 def broke_off(detail: str) -> ProviderError:
     return ProviderError(ReplyErrorCode.PROVIDER_UNAVAILABLE, BROKE_OFF, retryable=True, detail=redacted(detail))
+
+
+def too_many_calls(detail: str) -> ProviderError:
+    return ProviderError(ReplyErrorCode.PROVIDER_REJECTED, TOO_MANY_CALLS, retryable=False, detail=detail)
 
 
 def option_refused(option: str) -> OptionRefusedError:

@@ -10,12 +10,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from domain.errors import ProviderError
-from domain.models import ChatChunk, ReasoningChunk, RetryChunk, TextChunk
+from domain.models import ChatChunk, ReasoningChunk, RetryChunk, TextChunk, ToolCallChunk
 from providers.errors import OptionRefusedError
 
 Sleep = Callable[[float], Awaitable[object]]
 
-_SHOWN = frozenset({TextChunk, ReasoningChunk})
+_SHOWN = frozenset({TextChunk, ReasoningChunk, ToolCallChunk})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ async def retrying(
 ) -> AsyncGenerator[ChatChunk, None]:
     """Yield what `attempt()` yields; before each further attempt a RetryChunk, then the wait.
 
-    Raises the last ProviderError: when it is not retryable, after text or reasoning, and when the wait would pass
-    `deadline` (on the event loop's clock). Closing it closes the attempt.
+    Raises the last ProviderError: when it is not retryable, after text, reasoning or a tool call, and when the wait
+    would pass `deadline` (on the event loop's clock). Closing it closes the attempt.
     """
     retries = 0
     while True:

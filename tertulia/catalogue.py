@@ -6,9 +6,9 @@ Context windows of well-known models are from OpenAI's public model pages; for o
 from collections.abc import Sequence
 from dataclasses import replace
 
-from domain.models import Model
+from domain.models import Model, ModelCapability
 from providers.chat import Provider
-from tertulia.providers_file import ProviderEntry
+from tertulia.config_file import ProviderEntry
 from tertulia.secret_files import value_of
 from tertulia.settings import Settings, SettingsError
 
@@ -30,9 +30,9 @@ CONTEXT_TOKENS = {
 }
 
 
-def configured_providers(settings: Settings) -> list[Provider]:
-    """The providers that the settings name; empty when the demo model shall serve."""
-    providers = [_from_entry(name, entry) for name, entry in settings.providers_file().items()]
+def configured_providers(settings: Settings, added: Sequence[Provider] = ()) -> list[Provider]:
+    """The providers that the settings name, and those that plugins added; empty when the demo model shall serve."""
+    providers = [*(_from_entry(name, entry) for name, entry in settings.config_file().providers.items()), *added]
     if settings.openai_api_key is not None or settings.openai_base_url is not None:
         key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else ""
         name = settings.model or DEFAULT_MODEL
@@ -47,7 +47,9 @@ def with_default(providers: Sequence[Provider], wanted: str | None) -> list[Prov
     """The same providers with exactly one default model. Raises SettingsError when TERTULIA_MODEL is not offered."""
     names = [model.name for provider in providers for model in provider.models]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise SettingsError(f"The file that TERTULIA_CONFIG names has the model {twice!r} twice; take one of them out.")
+        raise SettingsError(
+            f"The file that TERTULIA_CONFIG names and the plugins have the model {twice!r} twice; take one of them out."
+        )
     if wanted is not None and wanted not in names:
         raise SettingsError(
             f"TERTULIA_MODEL is {wanted!r}, but the models on offer are {', '.join(names)}; set OPENAI_API_KEY or "
@@ -62,7 +64,7 @@ def with_default(providers: Sequence[Provider], wanted: str | None) -> list[Prov
 
 def _model(name: str, settings: Settings) -> Model:
     context = settings.context_tokens or CONTEXT_TOKENS.get(name, UNKNOWN_CONTEXT)
-    return Model(name=name, provider="openai", context_tokens=context)
+    return Model(name=name, provider="openai", context_tokens=context, capabilities=(ModelCapability.TOOLS,))
 
 
 def _from_entry(name: str, entry: ProviderEntry) -> Provider:

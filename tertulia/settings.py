@@ -2,8 +2,8 @@
 
 Sources, the first wins: environment variables, `.env` in the working directory, the defaults below. Names start with
 TERTULIA_, except DATABASE_URL, OPENAI_API_KEY and OPENAI_BASE_URL, which are what everybody calls them. NAME_FILE names
-a file that holds the value of NAME (`secret_files.py`). Further providers and their models are in the TOML file that
-TERTULIA_CONFIG names.
+a file that holds the value of NAME (`secret_files.py`). Further providers, their models and MCP servers are in the TOML
+file that TERTULIA_CONFIG names.
 """
 
 import ipaddress
@@ -27,12 +27,13 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from strawberry.http.websocket_origin import normalize_origin
 
 from domain.replies import Recovery
+from domain.tools import MAX_TOOLS, NAME
 from persistence.database import normalised
 from providers.completions import Continuation
-from tertulia import providers_file
+from tertulia import config_file
+from tertulia.config_file import ConfigFile, http_url
 from tertulia.errors import SettingsError as SettingsError  # noqa: PLC0414  who reads settings meets it here
 from tertulia.errors import first_mistake
-from tertulia.providers_file import ProviderEntry, http_url
 from tertulia.secret_files import SUFFIX, from_file
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -92,7 +93,7 @@ class Settings(BaseSettings):
         description="How the endpoint is asked to go on with a reply that broke off: prefill where it continues a last "
         "assistant message (llama.cpp, Ollama), instruct by a message that asks for it, which any endpoint takes.",
     )
-    config: Path | None = Field(None, description="TOML file with further providers and their models.")
+    config: Path | None = Field(None, description="TOML file with further providers and their models, and MCP servers.")
     cache_folder: Path = Field(Path(".data/cache"), description="Folder for unpacked token ranks.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
@@ -168,6 +169,19 @@ class Settings(BaseSettings):
     read_timeout: float = Field(60, gt=0, description="Seconds a provider may be silent.")
     total_timeout: float = Field(600, gt=0, description="Seconds a reply may take.")
     max_retries: int = Field(2, ge=0, le=10, description="Times a failed request is repeated before anything arrived.")
+    tools: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Tools that models are offered where neither conversation nor message says which, separated by "
+        "commas; `tertulia tools` lists all.",
+    )
+    plugins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Python modules whose `setup(registry)` adds tools, providers or embedding models, separated by "
+        "commas; module:function for another function.",
+    )
+    approval_timeout: int = Field(
+        86_400, ge=1, le=31_536_000, description="Seconds a tool call waits for the user's consent."
+    )
     worker: bool = Field(True, description="Make replies in this process; false leaves them to others (`worker`).")
     recovery: Recovery = Field(
         Recovery.CONTINUE,
@@ -246,7 +260,25 @@ class Settings(BaseSettings):
                 raise ValueError(f"holds {name!r}; write names like chat.example.com or *.example.com, without a port")
         return value
 
-    @field_validator("allowed_origins", "allowed_hosts", "trusted_proxies", mode="before")
+    @field_validator("tools")
+    @classmethod
+    def _tool_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not re.fullmatch(NAME, name):
+                raise ValueError(f"holds {name!r}; `tertulia tools` lists the names of tools")
+        if len(value) > MAX_TOOLS:
+            raise ValueError(f"holds {len(value)} names; models take at most {MAX_TOOLS} tools")
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("plugins")
+    @classmethod
+    def _plugin_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for path in value:
+            if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?", path):
+                raise ValueError(f"holds {path!r}; write package.module or package.module:function")
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("allowed_origins", "allowed_hosts", "trusted_proxies", "tools", "plugins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:  # noqa: ANN401  whatever the environment holds
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -284,9 +316,9 @@ class Settings(BaseSettings):
         mapped = [f"::ffff:{net.network_address}/{96 + net.prefixlen}" for net in networks if net.version == 4]
         return [*map(str, networks), *mapped]
 
-    def providers_file(self) -> dict[str, ProviderEntry]:
-        """The providers of the configuration file, by name. Raises SettingsError when it is not readable."""
-        return {} if self.config is None else providers_file.read(self.config)
+    def config_file(self) -> ConfigFile:
+        """What the configuration file says, nothing without one. Raises SettingsError when it is not readable."""
+        return ConfigFile() if self.config is None else config_file.read(self.config)
 
 
 class SecretFiles(PydanticBaseSettingsSource):

@@ -6,20 +6,58 @@ import secrets
 from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from domain.errors import ProviderError, ReplyErrorCode, Unavailable
-from domain.models import ChatChunk, ChatRequest, FinishChunk, Model, RequestStarted, TextChunk
+from domain.models import (
+    ArgumentsChunk,
+    ChatChunk,
+    ChatRequest,
+    FinishChunk,
+    Model,
+    ModelCapability,
+    PromptMessage,
+    RequestStarted,
+    TextChunk,
+    ToolAnswer,
+    ToolCallChunk,
+)
 from domain.ports import ProviderCall
 from domain.replies import FinishReason, Lease, Outcome, Usage
 from domain.tool_calls import ToolCall
 
 Step = ChatChunk | Exception | asyncio.Event
 
-SCRIPTED = Model(name="scripted", provider="tests", title="Scripted", context_tokens=8_000, is_default=True)
+SCRIPTED = Model(
+    name="scripted",
+    provider="tests",
+    title="Scripted",
+    context_tokens=8_000,
+    capabilities=(ModelCapability.TOOLS,),
+    is_default=True,
+)
 
 
 def answer(*texts: str, reason: FinishReason = FinishReason.STOP, usage: Usage | None = None) -> list[Step]:
     """The script of a request that is answered with these pieces of text."""
     end = FinishChunk(reason, usage, response_model="scripted-1", completion_id="completion-1")
     return [RequestStarted("request-1"), *map(TextChunk, texts), end]
+
+
+def calling(*calls: tuple[str, str], text: str = "", usage: Usage | None = None) -> list[Step]:
+    """The script of a request that is answered with some text and these calls: (name of the tool, arguments).
+
+    Their ids are call-0, call-1 and so on; arguments come in two pieces where there is enough of them.
+    """
+    steps: list[Step] = []
+    for index, (name, arguments) in enumerate(calls):
+        half = len(arguments) // 2
+        steps.append(ToolCallChunk(index, f"call-{index}", name))
+        steps += [ArgumentsChunk(index, piece) for piece in (arguments[:half], arguments[half:]) if piece]
+    started, *spoken, end = answer(*([text] if text else []), usage=usage)
+    return [started, *spoken, *steps, end]
+
+
+def heard(messages: Iterable[PromptMessage | ToolAnswer]) -> list[PromptMessage]:
+    """What a model is told, but for what came of its calls."""
+    return [message for message in messages if isinstance(message, PromptMessage)]
 
 
 class ScriptedModel:

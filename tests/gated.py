@@ -6,7 +6,7 @@ from itertools import accumulate
 
 from domain.models import ChatChunk, ChatRequest, FinishChunk, RequestStarted, TextChunk
 from domain.replies import FinishReason
-from tests.doubles import ScriptedModel
+from tests.doubles import ScriptedModel, heard
 
 
 class GatedReply:
@@ -37,7 +37,7 @@ class GatedModel(ScriptedModel):
         return self.replies[prompt]
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
-        reply = self.replies["".join(request.messages[-1].texts)]
+        reply = self.replies["".join(heard(request.messages)[-1].texts)]
         yield RequestStarted("request-1")
         for gate, piece in zip(reply.gates, reply.pieces, strict=True):
             await gate.wait()

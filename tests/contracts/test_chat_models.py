@@ -9,11 +9,12 @@ import pytest
 from domain.errors import ProviderError, ReplyErrorCode
 from domain.models import ChatChunk, ChatRequest, FinishChunk, ReasoningChunk, RequestStarted, TextChunk
 from domain.ports import ChatModel
+from domain.replies import FinishReason
 from domain.seam import Seam
 from providers.echo import EchoChatModel
-from tests.doubles import ScriptedModel
-from tests.providers.asking import asking, request
-from tests.providers.endpoint import WHOLE, scripted_endpoint, stream
+from tests.doubles import ScriptedModel, calling
+from tests.providers.asking import asking, calls_in, request
+from tests.providers.endpoint import DONE, WHOLE, called, entry, finish, said, scripted_endpoint, stream
 
 
 @asynccontextmanager
@@ -31,6 +32,23 @@ async def echo() -> AsyncIterator[ChatModel]:
 @asynccontextmanager
 async def scripted() -> AsyncIterator[ChatModel]:
     yield ScriptedModel()
+
+
+PARIS, OSLO = '{"city": "Paris"}', '{"city": "Oslo"}'
+
+
+@asynccontextmanager
+async def calling_adapter() -> AsyncIterator[ChatModel]:
+    first, second = called(entry(0, "call-0", "weather", "")), called(entry(1, "call-1", "weather", OSLO))
+    steps = (said("Hm."), first, called(entry(0, arguments=PARIS)), second, called(entry(2, "call-2", "now")))
+    async with scripted_endpoint() as endpoint, asking(endpoint) as chat:
+        endpoint.replies(stream(*steps, finish("tool_calls"), DONE))
+        yield chat.model
+
+
+@asynccontextmanager
+async def calling_double() -> AsyncIterator[ChatModel]:
+    yield ScriptedModel(calling(("weather", PARIS), ("weather", OSLO), ("now", ""), text="Hm."))
 
 
 Making = Callable[[], AbstractAsyncContextManager[ChatModel]]
@@ -107,3 +125,22 @@ async def test_streams_do_not_disturb_each_other(model: ChatModel, asked: ChatRe
         async for chunk in chunks:
             last = chunk
         assert isinstance(last, FinishChunk)
+
+
+@pytest.fixture(params=[calling_adapter, calling_double], ids=["adapter", "scripted"])
+async def caller(request: pytest.FixtureRequest) -> AsyncIterator[ChatModel]:
+    """A model that says something and calls three tools."""
+    making: Making = request.param
+    async with making() as model:
+        yield model
+
+
+async def test_calls_begin_once_each_in_their_order_and_then_get_their_arguments(caller: ChatModel) -> None:
+    calls = calls_in(await _chunks(caller, request(model=caller.models()[0].name)))
+    assert calls == [("call-0", "weather", PARIS), ("call-1", "weather", OSLO), ("call-2", "now", "")]
+
+
+async def test_an_answer_that_stopped_for_its_calls_has_the_reason_stop(caller: ChatModel) -> None:
+    end = (await _chunks(caller, request(model=caller.models()[0].name)))[-1]
+    assert isinstance(end, FinishChunk)
+    assert end.finish_reason is FinishReason.STOP

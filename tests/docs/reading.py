@@ -15,7 +15,7 @@ from domain.models import ChatChunk, ChatRequest, Model
 from providers.local import LOCAL_MODEL
 from tests.clients.conftest import find_node, missing
 from tests.docs.pages import ROOT, Block
-from tests.doubles import ScriptedModel, Step, answer
+from tests.doubles import ScriptedModel, Step, answer, heard
 from tests.serving import Serving
 
 END = "that was the whole answer"
@@ -38,7 +38,7 @@ class Informed:
         return (replace(LOCAL_MODEL, is_default=True),)
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
-        asked = next(message for message in reversed(request.messages) if message.role is Role.USER)
+        asked = next(message for message in reversed(heard(request.messages)) if message.role is Role.USER)
         playing = ScriptedModel(self._script("".join(asked.texts)), models=self.models())
         async for chunk in playing.stream(request):
             yield chunk

@@ -1,42 +1,74 @@
 """The laws of the log: joining changes no fold, and a fold can be cut anywhere."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.conversations import PartKind
-from domain.events import Folder, LoggedEvent, PartAdded, ReplyEvent, Retrying, StatusChanged, TextDelta, fold, joined
+from domain.events import (
+    ArgumentsDelta,
+    Delta,
+    Finished,
+    Folder,
+    LoggedEvent,
+    PartAdded,
+    ReplyEvent,
+    Retrying,
+    StatusChanged,
+    TextDelta,
+    ToolCallChanged,
+    fold,
+    joined,
+)
 from domain.replies import ReplyStatus
+from domain.tool_calls import ToolCall, ToolCallStatus
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5)
+EVENTS = ["part", "text", "text", "text", "change", "status", "retry", "attempt"]
+
+
+def call_in(part: int) -> ToolCall:
+    return ToolCall(f"call_{part}", "look", step=1)
 
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[LoggedEvent]:
     """Any log a writer could have made: parts numbered as they come, rising attempts, other events between."""
-    events: list[ReplyEvent] = []
-    parts = 0
+    kinds: list[PartKind] = []
     attempt = 1
     logged: list[LoggedEvent] = []
     for _ in range(draw(st.integers(0, 30))):
-        choice = draw(st.sampled_from(["part", "text", "text", "text", "status", "retry", "attempt"]))
+        choice = draw(st.sampled_from(EVENTS))
         if choice == "attempt":
             attempt += 1
             continue
-        event: ReplyEvent
-        if choice == "part" or (choice == "text" and parts == 0):
-            event = PartAdded(parts, draw(st.sampled_from(PartKind)))
-            parts += 1
-        elif choice == "text":
-            event = TextDelta(draw(st.integers(0, parts - 1)), draw(texts))
-        elif choice == "status":
-            event = StatusChanged(ReplyStatus.STREAMING)
-        else:
-            event = Retrying(attempt, 100)
-        events.append(event)
+        event = draw(_events(choice, kinds, attempt))
+        if isinstance(event, PartAdded):
+            kinds.append(event.kind)
         logged.append(LoggedEvent(len(logged) + 1, attempt, event))
+    if draw(st.booleans()):
+        logged.append(LoggedEvent(len(logged) + 1, attempt, Finished(ReplyStatus.STOPPED)))
     return logged
+
+
+@st.composite
+def _events(draw: st.DrawFn, choice: str, kinds: list[PartKind], attempt: int) -> ReplyEvent:
+    if choice == "status":
+        return StatusChanged(ReplyStatus.STREAMING)
+    if choice == "retry":
+        return Retrying(attempt, 100)
+    if choice == "part" or not kinds:
+        kind = draw(st.sampled_from(PartKind))
+        return PartAdded(len(kinds), kind, call_in(len(kinds)) if kind is PartKind.TOOL_CALL else None)
+    part = draw(st.integers(0, len(kinds) - 1))
+    if kinds[part] is not PartKind.TOOL_CALL:
+        return TextDelta(part, draw(texts))
+    if choice == "text":
+        return ArgumentsDelta(part, draw(texts))
+    changed = replace(call_in(part), status=draw(st.sampled_from(ToolCallStatus)), arguments_text=draw(texts))
+    return ToolCallChanged(part, changed)
 
 
 @given(logs())
@@ -50,7 +82,7 @@ def test_joining_keeps_the_last_number_and_never_mixes_attempts_or_parts(log: li
     assert [e.seq for e in result] == sorted({e.seq for e in result})
     assert not log or result[-1].seq == log[-1].seq
     for earlier, later in pairwise(result):
-        if isinstance(earlier.event, TextDelta) and isinstance(later.event, TextDelta):
+        if isinstance(earlier.event, Delta) and isinstance(later.event, Delta):
             assert (earlier.attempt, earlier.event.index) != (later.attempt, later.event.index)
 
 
@@ -68,3 +100,9 @@ def test_folding_a_beginning_and_going_on_with_the_rest_equals_folding_the_whole
         twin.add(event)
     assert twin.parts() == fold(log)
     assert folder.parts() == fold(log[:cut])
+
+
+@given(logs())
+def test_the_end_of_a_reply_leaves_no_call_open(log: list[LoggedEvent]) -> None:
+    ended = fold([*log, LoggedEvent(len(log) + 1, 1, Finished(ReplyStatus.FAILED))])
+    assert all(part.call.status.ended for part in ended if part.call is not None)

@@ -149,7 +149,7 @@ async def test_the_text_so_far_knows_what_is_being_committed(desk: Desk) -> None
     desk.tail.append(TextDelta(0, "one "))
     await desk.storage.waiting.wait()
     desk.tail.append(TextDelta(0, "two"))
-    assert desk.tail.text_so_far() == "one two"
+    assert [part.text for part in desk.tail.parts_so_far()] == ["one two"]
     desk.storage.open.set()
 
 

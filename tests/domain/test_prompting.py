@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from domain.conversations import GenerationSettings, Message, MessagePart, ModelParams, PartKind, Role
 from domain.models import Model
 from domain.prompting import MESSAGE_OVERHEAD, Budget, budget, fit
+from tests.doubles import heard
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -39,19 +40,19 @@ def test_an_unknown_window_bounds_nothing() -> None:
 
 def test_messages_without_text_are_left_out() -> None:
     prompt = fit([message(1), message(0, Role.ASSISTANT, "")], GenerationSettings("m"), Budget(None, 0, None))
-    assert [m.role for m in prompt.messages] == [Role.USER]
+    assert [m.role for m in heard(prompt.messages)] == [Role.USER]
 
 
 def test_a_wish_comes_last() -> None:
     prompt = fit([message(1)], GenerationSettings("m", "s"), Budget(None, 0, None), "Shorter.")
-    assert [m.texts for m in prompt.messages] == [("s",), ("x",), ("Shorter.",)]
+    assert [m.texts for m in heard(prompt.messages)] == [("s",), ("x",), ("Shorter.",)]
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=30), st.integers(0, 400))
 def test_the_newest_stay_without_gaps_and_the_budget_is_kept(costs: list[int], history: int) -> None:
     messages = [message(cost, text=str(n)) for n, cost in enumerate(costs)]
     prompt = fit(messages, GenerationSettings("m"), Budget(history, 0, history))
-    kept = [int(m.texts[0]) for m in prompt.messages]
+    kept = [int(m.texts[0]) for m in heard(prompt.messages)]
     assert kept == list(range(len(costs) - len(kept), len(costs)))
     assert kept[-1] == len(costs) - 1
     used = sum(costs[n] + MESSAGE_OVERHEAD for n in kept)

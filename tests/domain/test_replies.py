@@ -20,7 +20,7 @@ from domain.models import RequestStarted, TextChunk
 from domain.replies import MOVES, FinishReason, ReplyStatus
 from tests.domain.conftest import ME, Talk
 from tests.domain.test_streaming import gated
-from tests.doubles import ScriptedModel, Step, answer
+from tests.doubles import ScriptedModel, Step, answer, heard
 
 
 def status_of(message: object) -> ReplyStatus:
@@ -40,7 +40,7 @@ async def test_a_message_without_a_conversation_begins_one_titled_with_its_first
 async def test_the_model_gets_the_system_prompt_and_the_path_so_far(talk: Talk, model: ScriptedModel) -> None:
     first = await talk.say("One")
     await talk.say("Two", conversation_id=first.conversation_id)
-    said = [(m.role, "".join(m.texts)) for m in model.requests[-1].messages]
+    said = [(m.role, "".join(m.texts)) for m in heard(model.requests[-1].messages)]
     assert said[0][0] is Role.SYSTEM
     assert said[1:] == [(Role.USER, "One"), (Role.ASSISTANT, "Hello there."), (Role.USER, "Two")]
 
@@ -54,7 +54,7 @@ async def test_a_history_comes_before_the_message_and_its_system_message_becomes
         SeedMessage(Role.ASSISTANT, ("c",)),
     )
     reply = await talk.say("d", history=history)
-    said = [(m.role, m.texts) for m in model.requests[-1].messages]
+    said = [(m.role, m.texts) for m in heard(model.requests[-1].messages)]
     assert said == [
         (Role.SYSTEM, ("Be terse.",)),
         (Role.USER, ("a", "b")),
@@ -107,7 +107,7 @@ async def test_a_regenerated_reply_is_a_sibling_that_hears_the_wish(talk: Talk, 
     again = await talk.running.services.replies.regenerate_reply(ME, RegenerateReply(first.id, instruction="Shorter."))
     second = await talk.settled(again.reply_id)
     assert second.parent_id == first.parent_id
-    assert model.requests[-1].messages[-1].texts == ("Shorter.",)
+    assert heard(model.requests[-1].messages)[-1].texts == ("Shorter.",)
 
 
 async def test_a_reply_behind_a_running_one_waits_for_it(talk: Talk, model: ScriptedModel) -> None:
@@ -120,7 +120,7 @@ async def test_a_reply_behind_a_running_one_waits_for_it(talk: Talk, model: Scri
     assert status_of(await talk.message(second.reply_id)) is ReplyStatus.QUEUED
     gate.set()
     assert (await talk.settled(second.reply_id)).text == "two"
-    assert [m.texts for m in model.requests[-1].messages][1:] == [("First",), ("one",), ("Second",)]
+    assert [m.texts for m in heard(model.requests[-1].messages)][1:] == [("First",), ("one",), ("Second",)]
 
 
 async def test_stopping_keeps_the_text_and_closes_the_request(talk: Talk, model: ScriptedModel) -> None:

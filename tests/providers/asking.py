@@ -8,7 +8,17 @@ import pytest
 
 from domain.conversations import ModelParams, Role
 from domain.errors import ProviderError
-from domain.models import ChatChunk, ChatRequest, FinishChunk, Model, PromptMessage, ReasoningChunk, TextChunk
+from domain.models import (
+    ArgumentsChunk,
+    ChatChunk,
+    ChatRequest,
+    FinishChunk,
+    Model,
+    PromptMessage,
+    ReasoningChunk,
+    TextChunk,
+    ToolCallChunk,
+)
 from providers.chat import ChatOptions, OpenAIChatModel, Provider
 from providers.completions import Continuation
 from tests.doubles import RecordingTelemetry
@@ -23,6 +33,20 @@ def request(*texts: str, model: str = MODEL, params: ModelParams | None = None) 
     return ChatRequest(
         model, (PromptMessage(Role.USER, texts or ("Hello?",)),), params or ModelParams(), "reply_1", "conv_1"
     )
+
+
+def calls_in(chunks: list[ChatChunk]) -> list[tuple[str, str, str]]:
+    """Id, name and arguments of each call. Every promise of the port about their chunks is checked on the way."""
+    told: list[tuple[str, str, str]] = []
+    for chunk in chunks:
+        if isinstance(chunk, ToolCallChunk):
+            assert chunk.index == len(told)
+            told.append((chunk.id, chunk.name, ""))
+        elif isinstance(chunk, ArgumentsChunk):
+            assert chunk.text
+            id, name, arguments = told[chunk.index]
+            told[chunk.index] = (id, name, arguments + chunk.text)
+    return told
 
 
 class Asking:

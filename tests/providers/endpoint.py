@@ -153,3 +153,15 @@ def used(**usage: object) -> bytes:
 
 
 WHOLE = said("Hello", " there") + finish() + DONE
+
+
+def called(*entries: object) -> bytes:
+    """The event of one frame with these entries in `tool_calls`."""
+    return delta(tool_calls=list(entries))
+
+
+def entry(index: Any = None, id: Any = None, name: Any = None, arguments: Any = None, **more: object) -> dict[str, Any]:
+    """One entry of `tool_calls`; what is None is missing."""
+    function = {"name": name, "arguments": arguments}
+    fields = {"index": index, "id": id, "function": {k: v for k, v in function.items() if v is not None}, **more}
+    return {k: v for k, v in fields.items() if v is not None}

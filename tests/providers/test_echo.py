@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from domain.conversations import ModelParams, Role
-from domain.models import ChatRequest, PromptMessage, TextChunk
+from domain.models import ChatRequest, PromptMessage, TextChunk, ToolAnswer
 from providers.echo import ECHO_MODEL, EchoChatModel
 from tests.providers.asking import request
 
@@ -34,6 +34,12 @@ async def test_the_echo_answers_a_conversation_without_a_user() -> None:
         ChatRequest(ECHO_MODEL.name, (PromptMessage(Role.SYSTEM, ("Be kind.",)),), ModelParams(), "r", "c")
     )
     assert said[-1] == " nothing."
+
+
+async def test_the_echo_overhears_what_came_of_tools() -> None:
+    asked = request("Hello!", model=ECHO_MODEL.name)
+    said = await _say(replace(asked, messages=(*asked.messages, ToolAnswer("a", "Rain."))))
+    assert said[-1] == " Hello!"
 
 
 async def test_the_echo_goes_on_after_what_was_shown() -> None:

@@ -1,17 +1,19 @@
 """Against an endpoint that others wrote to break clients and to judge them: it finds nothing to object to."""
 
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import pytest
 
 from domain.errors import ReplyErrorCode
-from domain.models import FinishChunk
+from domain.models import FinishChunk, OfferedTool
 from providers.chat import ChatOptions
-from tests.providers.asking import Asking, asking
+from tests.providers.asking import Asking, asking, calls_in, request
 
 SERVER = """
 import sys
@@ -121,3 +123,24 @@ async def test_what_no_retry_can_mend_is_asked_once(mock: Mock, client: Asking, 
     assert (await client.failure()).code is ReplyErrorCode.PROVIDER_REJECTED
     verdict = await mock.verdict()
     assert (verdict["attempts"], verdict["findings"]) == (1, [])
+
+
+async def test_calls_of_tools_arrive_whole(mock: Mock, client: Asking) -> None:
+    wanted = [("weather", '{"city": "Paris"}'), ("now", "{}")]
+    await mock.will(
+        type="reply",
+        text="One moment.",
+        tool_calls=[{"name": name, "arguments": json.loads(arguments)} for name, arguments in wanted],
+    )
+    tools = tuple(OfferedTool(name, "", {"type": "object"}) for name, _ in wanted)
+    calls = calls_in(await client.chunks(replace(request(), tools=tools)))
+    assert [(name, arguments) for _, name, arguments in calls] == wanted
+    assert len({id for id, _, _ in calls}) == 2
+    assert (await mock.verdict())["findings"] == []
+
+
+async def test_a_call_that_breaks_off_is_a_failure_and_not_made_again(mock: Mock, client: Asking) -> None:
+    await mock.will(type="reply", tool_calls=[{"name": "weather", "arguments": {"city": "Paris" * 20}}])
+    await mock.will(type="stream_fault", kind="disconnect", after_chunks=4)
+    assert (await client.failure(replace(request(), tools=(OfferedTool("weather", "", {}),)))).retryable
+    assert (await mock.verdict())["attempts"] == 1

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from domain.conversations import ModelParams, Role
-from domain.models import ChatRequest, PromptMessage, RetryChunk
+from domain.models import ChatRequest, OfferedTool, PromptCall, PromptMessage, RetryChunk, ToolAnswer
+from domain.tool_calls import ToolChoice
 from providers.completions import Continuation
 from tests.providers.asking import KEY, MODEL, Asking, asking, request
 from tests.providers.endpoint import WHOLE, ScriptedEndpoint, status, stream
@@ -126,3 +127,75 @@ async def test_an_answer_of_which_nothing_was_shown_is_asked_for_as_ever(
     endpoint: ScriptedEndpoint, continuation: Continuation
 ) -> None:
     assert await asked_to_go_on(endpoint, "", continuation) == [QUESTION]
+
+
+WEATHER = OfferedTool("weather", "The weather in a city.", {"type": "object", "properties": {"city": {}}})
+
+
+async def body_of(endpoint: ScriptedEndpoint, asked: ChatRequest) -> dict[str, Any]:
+    """What the endpoint gets."""
+    endpoint.replies(stream(WHOLE))
+    async with asking(endpoint) as chat:
+        await chat.chunks(asked)
+    return endpoint.requests[-1].body
+
+
+async def test_tools_are_offered_as_functions(endpoint: ScriptedEndpoint) -> None:
+    body = await body_of(endpoint, replace(request(), tools=(WEATHER,)))
+    parameters = {"type": "object", "properties": {"city": {}}}
+    function = {"name": "weather", "description": "The weather in a city.", "parameters": parameters}
+    assert body["tools"] == [{"type": "function", "function": function}]
+
+
+@pytest.mark.parametrize(
+    ("choice", "sent"), [(ToolChoice.AUTO, None), (ToolChoice.NONE, "none"), (ToolChoice.REQUIRED, "required")]
+)
+async def test_the_choice_of_tools_is_sent_where_it_is_not_the_default(
+    endpoint: ScriptedEndpoint, choice: ToolChoice, sent: str | None
+) -> None:
+    body = await body_of(endpoint, replace(request(), tools=(WEATHER,), tool_choice=choice))
+    assert body.get("tool_choice") == sent
+
+
+@pytest.mark.parametrize("choice", ToolChoice)
+async def test_without_tools_nothing_is_said_of_them(endpoint: ScriptedEndpoint, choice: ToolChoice) -> None:
+    body = await body_of(endpoint, replace(request(), tool_choice=choice))
+    assert not {"tools", "tool_choice"} & set(body)
+
+
+CALLS = (PromptCall("a", "weather", '{"city": "Paris"}'), PromptCall("b", "now", "{}"))
+SENT_CALLS = [
+    {"id": "a", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}},
+    {"id": "b", "type": "function", "function": {"name": "now", "arguments": "{}"}},
+]
+ANSWERED = (ToolAnswer("a", "Rain."), ToolAnswer("b", "12:00"))
+SENT_ANSWERS = [
+    {"role": "tool", "tool_call_id": "a", "content": "Rain."},
+    {"role": "tool", "tool_call_id": "b", "content": "12:00"},
+]
+
+
+@pytest.mark.parametrize(
+    ("texts", "content"),
+    [
+        ((), None),
+        (("One moment.",), "One moment."),
+        (("One", "moment."), [{"type": "text", "text": "One"}, {"type": "text", "text": "moment."}]),
+    ],
+)
+async def test_earlier_calls_and_their_answers_are_sent(
+    endpoint: ScriptedEndpoint, texts: tuple[str, ...], content: object
+) -> None:
+    asked = request()
+    messages = (*asked.messages, PromptMessage(Role.ASSISTANT, texts, CALLS), *ANSWERED)
+    body = await body_of(endpoint, replace(asked, messages=messages, tools=(WEATHER,)))
+    called = {"role": "assistant", "content": content, "tool_calls": SENT_CALLS}
+    assert body["messages"] == [QUESTION, called, *SENT_ANSWERS]
+
+
+async def test_an_answer_that_was_cut_after_calls_is_gone_on_with(endpoint: ScriptedEndpoint) -> None:
+    asked = request()
+    messages = (*asked.messages, PromptMessage(Role.ASSISTANT, (), CALLS), *ANSWERED)
+    body = await body_of(endpoint, replace(asked, messages=messages, unfinished="Hello, my na"))
+    *_, answered, unfinished, wish = body["messages"]
+    assert (answered, unfinished, wish["role"]) == (SENT_ANSWERS[-1], UNFINISHED, "user")

@@ -11,7 +11,9 @@ from tests.providers.endpoint import (
     WHOLE,
     Cut,
     ScriptedEndpoint,
+    called,
     delta,
+    entry,
     said,
     status,
     stream,
@@ -47,12 +49,22 @@ async def test_a_stream_that_breaks_before_any_text_is_made_again(endpoint: Scri
         assert await chat.text() == "Hello there"
 
 
-@pytest.mark.parametrize("shown", [said("Hel"), delta(reasoning_content="Hm.")], ids=["text", "reasoning"])
+@pytest.mark.parametrize(
+    "shown",
+    [said("Hel"), delta(reasoning_content="Hm."), called(entry(0, "a", "weather", "{"))],
+    ids=["text", "reasoning", "call"],
+)
 async def test_nothing_is_made_again_once_something_was_shown(endpoint: ScriptedEndpoint, shown: bytes) -> None:
     endpoint.replies(stream(shown, Cut()), stream(WHOLE))
     async with asking(endpoint, options=RETRYING) as chat:
         await chat.failure()
     assert len(endpoint.requests) == 1
+
+
+async def test_a_stream_that_breaks_within_the_name_of_a_call_is_made_again(endpoint: ScriptedEndpoint) -> None:
+    endpoint.replies(stream(called(entry(0, "a", "wea")), Cut()), stream(WHOLE))
+    async with asking(endpoint, options=RETRYING) as chat:
+        assert await chat.text() == "Hello there"
 
 
 async def test_what_is_not_retryable_is_not_made_again(endpoint: ScriptedEndpoint) -> None:

@@ -186,7 +186,7 @@ def test_neither_the_settings_nor_the_providers_show_a_secret(monkeypatch: pytes
     everything(monkeypatch)
     settings = load_settings()
     shown = f"{settings!r} {settings} {settings.model_dump_json(include={'openai_api_key', 'metrics_token'})}"
-    assert CANARY not in shown + repr(settings.providers_file()) + repr(configured_providers(settings))
+    assert CANARY not in shown + repr(settings.config_file()) + repr(configured_providers(settings))
 
 
 def test_every_secret_is_known_as_one() -> None:

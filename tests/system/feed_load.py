@@ -23,6 +23,7 @@ from domain.inputs import CreateConversation, Rules
 from domain.limits import Allowances, UserLimits
 from domain.relay import Relay
 from domain.streaming import cursor_at, position_in
+from domain.tools import NoTools
 from persistence.database import Database
 from persistence.feed import SqlFeed
 from persistence.notifier import EventBell, LocalNotifier
@@ -98,7 +99,7 @@ class Writer:
         rules, defaults = Rules(1_000), GenerationSettings("scripted")
         unlimited = Allowances(storage, UserLimits())
         ports = (ScriptedModel(), WordCounter(), unlimited, SystemClock(), TimeOrderedIds())
-        self._service = ConversationService(storage, LocalNotifier(), *ports, rules, defaults)
+        self._service = ConversationService(storage, LocalNotifier(), *ports, rules, defaults, NoTools())
 
     async def run(self) -> None:
         """Several units of work at once, until all events have been written."""

@@ -53,6 +53,9 @@ WRONG = {
     "TERTULIA_SHUTDOWN_GRACE": ("21", "less than or equal to 20"),
     "TERTULIA_LOG_FORMAT": ("xml", "'auto', 'json' or 'console'"),
     "TERTULIA_LOG_LEVEL": ("loud", "'debug', 'info', 'warning' or 'error'"),
+    "TERTULIA_TOOLS": ("create_task, rm -rf", "holds 'rm -rf'"),
+    "TERTULIA_PLUGINS": ("./tools.py", "write package.module or package.module:function"),
+    "TERTULIA_APPROVAL_TIMEOUT": ("0", "greater than or equal to 1"),
     "TERTULIA_GRAPHIQL": ("2", "a valid boolean"),
 }
 ANY_TEXT = {
@@ -205,7 +208,7 @@ async def test_a_real_process_does_not_listen_beyond_loopback_by_accident() -> N
     assert ended.err.startswith("tertulia: TERTULIA_HOST is '0.0.0.0', which others can reach")
 
 
-# ── the file with further providers ──
+# ── the configuration file ──
 
 
 def in_file(text: str) -> Settings:
@@ -237,6 +240,15 @@ def test_the_endpoint_of_the_environment_comes_first_and_gives_the_default(monke
     providers = with_default(configured_providers(in_file(PROVIDERS)), None)
     assert [p.name for p in providers] == ["openai", "mistral", "house"]
     assert [m.name for p in providers for m in p.models if m.is_default] == ["gpt-4o-mini"]
+
+
+def test_a_file_may_have_mcp_servers_and_no_providers() -> None:
+    servers = in_file(
+        "[mcp.time]\ncommand = ['mcp-server-time']\nenv = ['TZ']\nneeds_approval = ['convert']"
+    ).config_file()
+    assert servers.providers == {}
+    assert (servers.mcp["time"].command, servers.mcp["time"].env) == (("mcp-server-time",), ("TZ",))
+    assert servers.mcp["time"].needs_approval == ("convert",)
 
 
 def test_each_provider_is_asked_to_go_on_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,8 +290,17 @@ def test_a_model_that_two_providers_offer_is_refused(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "providers is missing"),
         ("[[", "is not TOML"),
+        ("[mcp.a]", "mcp.a must have either a command or a url"),
+        ("[mcp.a]\ncommand = ['x']\nurl = 'http://x'", "mcp.a must have either a command or a url"),
+        ("[mcp.a]\nurl = 'x.example'", "mcp.a.url must begin with http"),
+        ("[mcp.a]\ncommand = []", "mcp.a.command should have at least 1 item"),
+        ("[mcp.a]\ncommand = 'x'", "mcp.a.command should be a valid tuple"),
+        ("[mcp.a]\nurl = 'http://x'\ntoken_env = 's3cret'", "mcp.a.token_env should be the name of a variable"),
+        ("[mcp.a]\ncommand = ['x']\nenv = ['s3cret']", "mcp.a.env.0 should be the name of a variable"),
+        ("[mcp.a]\ncommand = ['x']\ntoken_env = 'T'", "mcp.a has token_env, which is for a url"),
+        ("[mcp.a]\nurl = 'http://x'\nenv = ['T']", "mcp.a has env, which is for a command"),
+        ("[mcp.'a b']\nurl = 'http://x'", "mcp.a b.[key] should be at most 32 letters"),
         ("providers = 3", "providers should be a valid dictionary"),
         ("[providers.a]\nmodels = [{name = 'm'}]", "providers.a.base_url is missing"),
         ("[providers.a]\nbase_url = 'm.example'\nmodels = [{name = 'm'}]", "providers.a.base_url must begin with http"),
