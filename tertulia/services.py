@@ -192,7 +192,7 @@ def _worker(
 ) -> ReplyWorker:
     storage, tokens, clock, ids, telemetry = ports.background, ports.tokens, ports.clock, ports.ids, ports.telemetry
     recovery = settings.recovery
-    tools = ToolRunner(storage, ports.toolbox, clock, ids, telemetry, settings.approval_timeout)
+    tools = ToolRunner(storage, ports.storage, ports.toolbox, clock, ids, telemetry, settings.approval_timeout)
     return ReplyWorker(
         storage,
         ports.notifier,
