@@ -95,7 +95,8 @@ class ToolRunner:
         told = dict(calls_in(tail.parts_so_far()))
         stored = {index: known.stored.get(call.id, call) for index, call in told.items()}
         calls = {index: self._next(call, known, self._clock.now()) for index, call in stored.items()}
-        changed = [(index, call) for index, call in calls.items() if call != stored[index]]
+        running = ToolCallStatus.RUNNING
+        changed = [(index, call) for index, call in calls.items() if call.status is running or call != stored[index]]
         if changed and not await self._patiently(lambda work: _added(work, tail.lease, changed), self._storage.write):
             tail.stop(Halt.LOST)
             raise asyncio.CancelledError

@@ -192,7 +192,7 @@ def _worker(
 ) -> ReplyWorker:
     storage, tokens, clock, ids, telemetry = ports.background, ports.tokens, ports.clock, ports.ids, ports.telemetry
     recovery = settings.recovery
-    tools = ToolRunner(storage, ports.toolbox, clock, ids, telemetry, 86_400)
+    tools = ToolRunner(storage, ports.toolbox, clock, ids, telemetry, settings.approval_timeout)
     return ReplyWorker(
         storage,
         ports.notifier,
@@ -359,6 +359,7 @@ def _defaults(settings: Settings, model: ChatModel) -> GenerationSettings:
         model=default.name,
         system_prompt=settings.system_prompt,
         params=ModelParams(temperature=settings.temperature, max_tokens=most),
+        tools=settings.tools,
     )
 
 

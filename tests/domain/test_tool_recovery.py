@@ -16,7 +16,7 @@ from tests.domain.conftest import ME, Talk
 from tests.domain.test_tools import PARIS, assert_paired, calls_of, keeping, offering, tasks_in, told
 from tests.doubles import ScriptedModel, Step, WordCounter, answer, calling
 from tests.serving import settings_for
-from tests.toolbox import Gate, StubTool, StubToolbox, answering
+from tests.toolbox import Gate, StubTool, StubToolbox
 
 
 @asynccontextmanager
@@ -124,18 +124,6 @@ async def test_a_server_that_shuts_down_in_a_call_leaves_it_to_the_next_as_unkno
         reply = await talk.settled(sent.reply_id)
         assert [call.error_code for call in calls_of(reply)] == [ToolErrorCode.INTERRUPTED]
         assert len(gate.runs) == 1
-
-
-async def test_a_tool_that_is_gone_by_then_cannot_be_called(tmp_path: Path) -> None:
-    first = Gate()
-    slow = [StubTool("first", first), StubTool("second", answering(1), needs_approval=True)]
-    both = calling(("first", PARIS), ("second", PARIS))
-    async with server(tmp_path, "first.db", slow, both) as talk:
-        sent = await talk.send(settings=offering("first", "second"))
-        await first.entered.wait()
-    async with server(tmp_path, "first.db", [], answer("Sorry.")) as talk:
-        message = await talk.message(sent.reply_id)
-        assert [call.status.ended for call in calls_of(message)] == [False, False]
 
 
 async def test_what_a_lost_process_still_does_is_not_stored(tmp_path: Path) -> None:
