@@ -1,4 +1,4 @@
-"""What an MCP server says of a tool, as models and users are told it; and what comes of its results. Without servers."""
+"""What an MCP server says of a tool, as models and users are told it; and its results. Without servers."""
 
 import json
 import re
