@@ -16,7 +16,6 @@ from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.validators import extend, validator_for
 from mcp_types import CallToolResult, EmbeddedResource, ResourceLink, TextContent, TextResourceContents
 from mcp_types import Tool as ListedTool
-from pydantic_core import to_jsonable_python
 from referencing import Registry
 
 from domain.tools import MAX_DESCRIPTION, TIMEOUT_SECONDS, ToolContext, ToolError, ToolSource
@@ -133,7 +132,8 @@ def result_of(result: CallToolResult) -> object:
     if result.is_error:
         raise ToolError(text[:MAX_ERROR] or "The tool failed and did not say why.")
     if result.structured_content is not None:
-        return to_jsonable_python(result.structured_content, inf_nan_mode="null")
+        structured: object = result.structured_content
+        return structured
     return text
 
 
