@@ -101,7 +101,7 @@ async def notes_of(servers: Cluster) -> list[tuple[str, str]]:
 async def _strike(
     servers: Cluster, load: ToolLoad, marks: Marks, phase: Phase, struck: Struck, starting: list[asyncio.Task[None]]
 ) -> None:
-    victim = await _victim(servers, load, marks, phase)
+    victim = await victim_in(servers, load, marks, phase)
     worker = victim.worker
     before = {made.reply_id: phase_of(made, marks) for made in load.live}
     await victim.kill()
@@ -118,7 +118,7 @@ async def _strike(
     starting.append(asyncio.create_task(servers.start(victim)))
 
 
-async def _victim(servers: Cluster, load: ToolLoad, marks: Marks, phase: Phase) -> ServerProcess:
+async def victim_in(servers: Cluster, load: ToolLoad, marks: Marks, phase: Phase) -> ServerProcess:
     """The process that makes a reply in this phase; never the last one that runs."""
     until = time.monotonic() + PATIENCE_SECONDS
     while True:
@@ -147,29 +147,38 @@ async def _maker(
 
 
 async def _judged(servers: Cluster, load: ToolLoad, marks: Marks, struck: Struck, planned: int) -> Outcome:
-    again = await talk_again(servers, load.talks, lambda n: Script(f"again-{n}", 4, 200))
     marks.look()
-    struck.notes += await notes_of(servers)
     talks = [made.talk for made in load.talks]
     stored = await stored_replies(servers, talks, NODES)
-    effects = Effects.of(marks.all, struck.notes)
-    faults = await faults_in(
-        servers, [made.talk for made in load.talks], lambda talk, reply: _ends(talk, reply, struck)
-    )
-    faults += all_call_faults(load.talks, stored, effects) + await open_rows(servers)
+    effects = Effects.of(marks.all, [*struck.notes, *await notes_of(servers)])
     outcome = Outcome(f"{struck.kills} kills, {sum(struck.hits.values())} replies hit")
     outcome.figures.append(f"{sum(struck.aimed.values())} in the phase that was aimed at")
     outcome.figures += [f"{phase} {times}" for phase, times in struck.phases.most_common()]
     outcome.figures += _figures(stored, effects)
-    outcome.found(faults, len(load.talks), "replies with tools")
-    outcome.found(await faults_in(servers, again, completes), len(again), "next messages")
-    refused = await servers.refused()
-    outcome.expect(not refused, f"{len(refused)} requests were refused: {refused[:2]}")
+    faults = await faults_in(servers, talks, lambda talk, reply: _ends(talk, reply, struck))
+    await judge_calls(outcome, servers, load, stored, effects, faults)
     outcome.expect(struck.kills == planned, f"{struck.kills} kills instead of {planned}")
     missed = [phase for phase in AIMS if not struck.phases[phase]] if planned >= len(AIMS) else []
     outcome.expect(not missed, f"no kill hit {', '.join(missed)}")
     outcome.expect(bool(struck.hits), "no kill hit a reply")
     return outcome
+
+
+async def judge_calls(
+    outcome: Outcome,
+    servers: Cluster,
+    load: ToolLoad,
+    stored: dict[str, dict[str, Any]],
+    effects: Effects,
+    faults: list[str],
+) -> None:
+    """All that is promised of calls and of what is said next, beside the faults that were found before."""
+    faults += all_call_faults(load.talks, stored, effects) + await open_rows(servers)
+    outcome.found(faults, len(load.talks), "replies with tools")
+    again = await talk_again(servers, load.talks, lambda n: Script(f"again-{n}", 4, 200))
+    outcome.found(await faults_in(servers, again, completes), len(again), "next messages")
+    refused = await servers.refused()
+    outcome.expect(not refused, f"{len(refused)} requests were refused: {refused[:2]}")
 
 
 def _ends(talk: Talk, stored: dict[str, Any], struck: Struck) -> bool:
