@@ -117,23 +117,20 @@ class ToolRunner:
 
     def _next(self, call: ToolCall, known: Known, now: datetime) -> ToolCall:
         """What becomes of a call before the tools of this attempt begin; itself where nothing does."""
+        if call.status is ToolCallStatus.WRITING:
+            return cancelled(call, "The answer broke off while the model wrote this call.")
+        if call.status not in (ToolCallStatus.QUEUED, ToolCallStatus.RUNNING):
+            return call
         tool = self._toolbox.get(call.name)
-        match call.status:
-            case ToolCallStatus.WRITING:
-                return cancelled(call, "The answer broke off while the model wrote this call.")
-            case ToolCallStatus.RUNNING if tool is None or not tool.idempotent:
-                return failed(call, ToolErrorCode.INTERRUPTED, UNKNOWN, now)
-            case ToolCallStatus.RUNNING:
-                return replace(call, started_at=now)
-            case ToolCallStatus.QUEUED if tool is None or known.user is None or known.conversation is None:
-                return failed(call, ToolErrorCode.UNAVAILABLE, UNREACHABLE, now)
-            case ToolCallStatus.QUEUED:
-                asks = tool is not None and tool.needs_approval and call.name not in known.allowed
-                if asks and call.approval is None:
-                    approval = ToolApproval(now, now + self._approval)
-                    return replace(call, status=ToolCallStatus.AWAITING_APPROVAL, approval=approval)
-                return replace(call, status=ToolCallStatus.RUNNING, started_at=now)
-        return call
+        if call.status is ToolCallStatus.RUNNING and (tool is None or not tool.idempotent):
+            return failed(call, ToolErrorCode.INTERRUPTED, UNKNOWN, now)
+        if tool is None or known.user is None or known.conversation is None:
+            return failed(call, ToolErrorCode.UNAVAILABLE, UNREACHABLE, now)
+        asks = tool.needs_approval and call.name not in known.allowed
+        if asks and call.approval is None and call.status is ToolCallStatus.QUEUED:
+            approval = ToolApproval(now, now + self._approval)
+            return replace(call, status=ToolCallStatus.AWAITING_APPROVAL, approval=approval)
+        return replace(call, status=ToolCallStatus.RUNNING, started_at=now)
 
     # ── one call ──
 

@@ -7,9 +7,24 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.events import Finished, LoggedEvent, StatusChanged
+from domain.conversations import PartKind
+from domain.events import Finished, LoggedEvent, PartAdded, StatusChanged
 from domain.replies import FinishReason, HandOver, Lease, Progress, ReplyStatus
-from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, OWNER, Pen, Shelf, add_reply, ids, law, only_postgresql
+from tests.contracts.storing import (
+    ANSWER,
+    BEGINNING,
+    DONE,
+    ME,
+    OWNER,
+    Pen,
+    Shelf,
+    a_call,
+    add_reply,
+    awaiting,
+    ids,
+    law,
+    only_postgresql,
+)
 
 
 async def chain(shelf: Shelf, length: int = 3) -> tuple[str, list[str]]:
@@ -23,6 +38,17 @@ async def chain(shelf: Shelf, length: int = 3) -> tuple[str, list[str]]:
 
 async def claimed(shelf: Shelf) -> list[str]:
     return ids(await shelf.claim())
+
+
+async def ask(shelf: Shelf, lease: Lease) -> dict[str, str]:
+    """End the attempt with a call that awaits approval; the call of the reply, if that now waits."""
+    call, pen = a_call(), Pen(lease)
+    part = len((await shelf.found(lease.reply_id)).parts)
+    await shelf.flush(pen.entry(PartAdded(part, PartKind.TOOL_CALL, call)))
+    assert await shelf.add_calls(lease, call)
+    await shelf.flush(awaiting(pen))
+    waits = await shelf.status(lease.reply_id) is ReplyStatus.AWAITING_APPROVAL
+    return {lease.reply_id: call.id} if waits else {}
 
 
 async def finish(shelf: Shelf, lease: Lease) -> None:
@@ -189,7 +215,11 @@ async def test_the_unsettled_replies_above_a_message_are_found_nearest_first(she
 
 @law
 @given(
-    steps=st.lists(st.tuples(st.sampled_from(["send", "send", "stop", "claim", "finish", "rescue"]), st.integers(0, 9)))
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["send", "send", "stop", "claim", "finish", "rescue", "ask", "decide"]), st.integers(0, 9)
+        )
+    )
 )
 async def test_whatever_happens_no_reply_is_made_beside_one_above_it_and_none_waits_for_ever(
     shelf: Shelf, steps: list[tuple[str, int]]
@@ -197,15 +227,17 @@ async def test_whatever_happens_no_reply_is_made_beside_one_above_it_and_none_wa
     conversation = await shelf.conversation()
     above: dict[str, str | None] = {}
     streaming: dict[str, Lease] = {}
+    asked: dict[str, str] = {}
 
     def settled_or_streaming(lease: Lease) -> None:
         streaming[lease.reply_id] = lease
         ancestor = above[lease.reply_id]
         while ancestor is not None:
             assert ancestor not in streaming
+            assert ancestor not in asked
             ancestor = above[ancestor]
 
-    for step, pick in [*steps, *[("claim", 0), ("finish", 0)] * (len(steps) + 1)]:
+    for step, pick in [*steps, *[("claim", 0), ("decide", 0), ("finish", 0)] * (2 * len(steps) + 1)]:
         if step == "send":
             parent = [None, *above][pick % (len(above) + 1)]
             above[await shelf.queued(conversation.id, parent)] = parent
@@ -213,11 +245,17 @@ async def test_whatever_happens_no_reply_is_made_beside_one_above_it_and_none_wa
             for lease in await shelf.claim():
                 settled_or_streaming(lease)
         elif step == "stop" and above:
-            await shelf.stop(list(above)[pick % len(above)])
-        elif streaming:
+            stopped = list(above)[pick % len(above)]
+            await shelf.stop(stopped)
+            asked.pop(stopped, None)
+        elif step == "decide" and asked:
+            assert await shelf.decide(asked.pop(list(asked)[pick % len(asked)]))
+        elif step != "decide" and streaming:
             lease = streaming.pop(list(streaming)[pick % len(streaming)])
             if step == "finish":
                 await finish(shelf, lease)
+            elif step == "ask":
+                asked |= await ask(shelf, lease)
             else:
                 await shelf.requeue(lease)
         await look_up_from_everywhere(shelf, conversation.id, above)

@@ -2,19 +2,22 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from domain.conversations import MessagePart
+from domain.conversations import GenerationSettings, MessagePart
 from domain.errors import NotFound
-from domain.events import Folder, LoggedEvent, PartAdded, StatusChanged, TextDelta
+from domain.events import Folder, LoggedEvent, PartAdded, StatusChanged, TextDelta, ToolCallChanged
+from domain.models import ArgumentsChunk, TextChunk, ToolCallChunk
 from domain.replies import ReplyStatus
-from domain.streaming import Ended, Snapshot, StreamedEvent, cursor_at, position_in
+from domain.streaming import ArgumentsWritten, Ended, Snapshot, StreamedEvent, cursor_at, position_in
 from tertulia.services import open_services
 from tests.domain.conftest import ME, Talk
 from tests.doubles import ScriptedModel, Step, WordCounter, answer
+from tests.letters import PostOffice
 from tests.serving import settings_for
 
 
@@ -31,8 +34,16 @@ class Screen:
         match streamed.event:
             case Snapshot(message):
                 self.parts = list(message.parts)
-            case PartAdded(index, kind):
-                self.parts.append(MessagePart(index, kind))
+            case PartAdded(index, kind, call):
+                self.parts.append(MessagePart(index, kind, call=call))
+            case ArgumentsWritten(index, call_id, text):
+                written = self.parts[index].call
+                assert written is not None
+                assert written.id == call_id
+                longer = replace(written, arguments_text=written.arguments_text + text)
+                self.parts[index] = replace(self.parts[index], call=longer)
+            case ToolCallChanged(index, changed):
+                self.parts[index] = replace(self.parts[index], call=changed)
             case TextDelta(index, text):
                 old = self.parts[index]
                 self.parts[index] = MessagePart(index, old.kind, old.text + text)
@@ -184,6 +195,45 @@ async def test_what_a_reader_has_joined_with_what_comes_after_equals_the_whole(
     assert screen.text == forgetful.text == stored.text == "".join(pieces)
 
 
+@st.composite
+def calls(draw: st.DrawFn) -> list[Step]:
+    """The script of an answer with text and calls, whose arguments come in any pieces, good ones and bad ones."""
+    steps: list[Step] = [TextChunk(text) for text in draw(st.lists(st.sampled_from(["Let me ", "see."]), max_size=2))]
+    for index in range(draw(st.integers(1, 3))):
+        arguments = draw(st.sampled_from(['{"grams": 20}', '{"grams": "many"}', '{"grams": 1, ', ""]))
+        ends = sorted({*draw(st.lists(st.integers(1, 12), max_size=4)), len(arguments)})
+        pieces = [arguments[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+        steps.append(ToolCallChunk(index, f"call-{index}", draw(st.sampled_from(["postage", "absent"]))))
+        steps += [ArgumentsChunk(index, piece) for piece in pieces if piece]
+    first, *_, end = answer()
+    return [first, *(each for step in steps for each in (asyncio.Event(), step)), end]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(script=calls(), cuts=st.lists(st.integers(1, 6), max_size=12), data=st.data())
+async def test_the_same_holds_for_calls_of_tools_and_their_arguments(
+    tmp_path_factory: pytest.TempPathFactory, script: list[Step], cuts: list[int], data: st.DataObject
+) -> None:
+    waiting = [step for step in script if isinstance(step, asyncio.Event)]
+    model, folder = ScriptedModel(script, answer("So it is.")), tmp_path_factory.mktemp("law")
+    toolbox = PostOffice().toolbox()
+    async with open_services(settings_for(folder), model=model, tokens=WordCounter(), toolbox=toolbox) as running:
+        talk = Talk(running, model)
+        sent = await talk.send(settings=GenerationSettings(tools=("postage",)))
+        screen, forgetful = Screen(), Screen()
+        for cut in cuts:
+            for _ in range(min(len(waiting), data.draw(st.integers(0, 3)))):
+                waiting.pop(0).set()
+            await read_some(talk, sent.reply_id, screen, screen.cursor, cut, lazy=True)
+        for gate in waiting:
+            gate.set()
+        screen_after(await talk.watch(sent.reply_id, screen.cursor), screen)
+        screen_after(await talk.watch(sent.reply_id), forgetful)
+        stored = await talk.message(sent.reply_id)
+    assert screen.ended
+    assert screen.parts == forgetful.parts == list(stored.parts)
+
+
 async def read_some(talk: Talk, reply_id: str, screen: Screen, after: str | None, events: int, *, lazy: bool) -> None:
     """Read at most so many events, as many as come without waiting for the writer; then hang up."""
     stream = await talk.running.services.stream.follow(ME, reply_id, after)
@@ -207,5 +257,5 @@ async def test_every_cut_point_of_a_finished_log_can_be_resumed_from(talk: Talk,
         screen = Screen()
         screen.parts = list(folder.parts())
         screen_after(await talk.watch(reply.id, cursor_at(reply.id, logged.seq)), screen)
-        assert screen.text == reply.text
+        assert screen.parts == list(reply.parts)
         assert screen.ended
