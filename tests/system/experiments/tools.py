@@ -31,7 +31,7 @@ LIVE, FEW = 10, 5
 KILLS, FEWEST = 100, 3
 PATIENCE_SECONDS = 8.0
 """So long a kill waits for its phase; then it takes what there is."""
-LOOK_SECONDS = 0.005
+LOOK_SECONDS, OWNERS_SECONDS = 0.005, 0.1
 MAX_RESCUES = 2
 FIRST = (Phase.EFFECT, Phase.ARGUMENTS, Phase.TRANSACTION)
 """The phases of the short form."""
@@ -119,28 +119,33 @@ async def _strike(
 
 
 async def victim_in(servers: Cluster, load: ToolLoad, marks: Marks, phase: Phase) -> ServerProcess:
-    """The process that makes a reply in this phase; never the last one that runs."""
-    until = time.monotonic() + PATIENCE_SECONDS
+    """The process that makes a reply in this phase, at the moment it does; never the last one that runs.
+
+    Who makes which reply is asked for now and then, so that between a look and the kill there is no question.
+    """
+    until, asked, owners = time.monotonic() + PATIENCE_SECONDS, 0.0, dict[str, str]()
     while True:
+        if time.monotonic() > asked + OWNERS_SECONDS:
+            rows = await servers.rows("SELECT id, owner FROM replies WHERE status = 'STREAMING'")
+            owners, asked = {row["id"]: row["owner"] for row in rows}, time.monotonic()
         running = {worker: server for worker, server in servers.owners().items() if server.ready}
         marks.look()
         late = time.monotonic() > until
         stand = [made for made in load.live if late or phase_of(made, marks) is phase]
-        if len(running) > 1 and stand and (found := await _maker(servers, stand, running, phase)):
+        if len(running) > 1 and (found := _maker(servers, stand, running, owners, phase)):
             return found
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _maker(
-    servers: Cluster, stand: list[ToolTalk], running: dict[str, ServerProcess], phase: Phase
+def _maker(
+    servers: Cluster, stand: list[ToolTalk], running: dict[str, ServerProcess], owners: dict[str, str], phase: Phase
 ) -> ServerProcess | None:
     if phase is Phase.DECIDING and (asked := [made.asking for made in stand if made.asking is not None]):
         return servers.servers[asked[0] % len(servers.servers)]
     if phase in OWNERLESS:
-        return running[min(running)]
-    query = "SELECT owner FROM replies WHERE id = ANY($1) AND status = 'STREAMING'"
-    owners = [row["owner"] for row in await servers.rows(query, [made.reply_id for made in stand])]
-    return next((running[owner] for owner in owners if owner in running), None)
+        return running[min(running)] if stand else None
+    makers = [owners.get(made.reply_id, "") for made in stand]
+    return next((running[owner] for owner in makers if owner in running), None)
 
 
 # ── looking back ──
