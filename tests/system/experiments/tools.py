@@ -27,7 +27,7 @@ from tests.system.tool_plugin import NAMES
 from tests.system.tool_watching import calls_in
 
 PROCESSES = 2
-LIVE, FEW = 10, 5
+LIVE, FEW = 8, 4
 KILLS, FEWEST = 100, 3
 PATIENCE_SECONDS = 8.0
 """So long a kill waits for its phase; then it takes what there is."""
