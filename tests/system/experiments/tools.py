@@ -27,11 +27,11 @@ from tests.system.tool_plugin import NAMES
 from tests.system.tool_watching import calls_in
 
 PROCESSES = 2
-LIVE, FEW = 10, 5
+LIVE, FEW = 8, 4
 KILLS, FEWEST = 100, 3
 PATIENCE_SECONDS = 8.0
 """So long a kill waits for its phase; then it takes what there is."""
-LOOK_SECONDS = 0.005
+LOOK_SECONDS, OWNERS_SECONDS = 0.005, 0.1
 MAX_RESCUES = 2
 FIRST = (Phase.EFFECT, Phase.ARGUMENTS, Phase.TRANSACTION)
 """The phases of the short form."""
@@ -101,7 +101,7 @@ async def notes_of(servers: Cluster) -> list[tuple[str, str]]:
 async def _strike(
     servers: Cluster, load: ToolLoad, marks: Marks, phase: Phase, struck: Struck, starting: list[asyncio.Task[None]]
 ) -> None:
-    victim = await _victim(servers, load, marks, phase)
+    victim = await victim_in(servers, load, marks, phase)
     worker = victim.worker
     before = {made.reply_id: phase_of(made, marks) for made in load.live}
     await victim.kill()
@@ -118,58 +118,72 @@ async def _strike(
     starting.append(asyncio.create_task(servers.start(victim)))
 
 
-async def _victim(servers: Cluster, load: ToolLoad, marks: Marks, phase: Phase) -> ServerProcess:
-    """The process that makes a reply in this phase; never the last one that runs."""
-    until = time.monotonic() + PATIENCE_SECONDS
+async def victim_in(servers: Cluster, load: ToolLoad, marks: Marks, phase: Phase) -> ServerProcess:
+    """The process that makes a reply in this phase, at the moment it does; never the last one that runs.
+
+    Who makes which reply is asked for now and then, so that between a look and the kill there is no question.
+    """
+    until, asked, owners = time.monotonic() + PATIENCE_SECONDS, 0.0, dict[str, str]()
     while True:
+        if time.monotonic() > asked + OWNERS_SECONDS:
+            rows = await servers.rows("SELECT id, owner FROM replies WHERE status = 'STREAMING'")
+            owners, asked = {row["id"]: row["owner"] for row in rows}, time.monotonic()
         running = {worker: server for worker, server in servers.owners().items() if server.ready}
         marks.look()
         late = time.monotonic() > until
         stand = [made for made in load.live if late or phase_of(made, marks) is phase]
-        if len(running) > 1 and stand and (found := await _maker(servers, stand, running, phase)):
+        if len(running) > 1 and (found := _maker(servers, stand, running, owners, phase)):
             return found
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _maker(
-    servers: Cluster, stand: list[ToolTalk], running: dict[str, ServerProcess], phase: Phase
+def _maker(
+    servers: Cluster, stand: list[ToolTalk], running: dict[str, ServerProcess], owners: dict[str, str], phase: Phase
 ) -> ServerProcess | None:
     if phase is Phase.DECIDING and (asked := [made.asking for made in stand if made.asking is not None]):
         return servers.servers[asked[0] % len(servers.servers)]
     if phase in OWNERLESS:
-        return running[min(running)]
-    query = "SELECT owner FROM replies WHERE id = ANY($1) AND status = 'STREAMING'"
-    owners = [row["owner"] for row in await servers.rows(query, [made.reply_id for made in stand])]
-    return next((running[owner] for owner in owners if owner in running), None)
+        return running[min(running)] if stand else None
+    makers = [owners.get(made.reply_id, "") for made in stand]
+    return next((running[owner] for owner in makers if owner in running), None)
 
 
 # ── looking back ──
 
 
 async def _judged(servers: Cluster, load: ToolLoad, marks: Marks, struck: Struck, planned: int) -> Outcome:
-    again = await talk_again(servers, load.talks, lambda n: Script(f"again-{n}", 4, 200))
     marks.look()
-    struck.notes += await notes_of(servers)
     talks = [made.talk for made in load.talks]
     stored = await stored_replies(servers, talks, NODES)
-    effects = Effects.of(marks.all, struck.notes)
-    faults = await faults_in(
-        servers, [made.talk for made in load.talks], lambda talk, reply: _ends(talk, reply, struck)
-    )
-    faults += all_call_faults(load.talks, stored, effects) + await open_rows(servers)
+    effects = Effects.of(marks.all, [*struck.notes, *await notes_of(servers)])
     outcome = Outcome(f"{struck.kills} kills, {sum(struck.hits.values())} replies hit")
     outcome.figures.append(f"{sum(struck.aimed.values())} in the phase that was aimed at")
     outcome.figures += [f"{phase} {times}" for phase, times in struck.phases.most_common()]
     outcome.figures += _figures(stored, effects)
-    outcome.found(faults, len(load.talks), "replies with tools")
-    outcome.found(await faults_in(servers, again, completes), len(again), "next messages")
-    refused = await servers.refused()
-    outcome.expect(not refused, f"{len(refused)} requests were refused: {refused[:2]}")
+    faults = await faults_in(servers, talks, lambda talk, reply: _ends(talk, reply, struck))
+    await judge_calls(outcome, servers, load, stored, effects, faults)
     outcome.expect(struck.kills == planned, f"{struck.kills} kills instead of {planned}")
     missed = [phase for phase in AIMS if not struck.phases[phase]] if planned >= len(AIMS) else []
     outcome.expect(not missed, f"no kill hit {', '.join(missed)}")
     outcome.expect(bool(struck.hits), "no kill hit a reply")
     return outcome
+
+
+async def judge_calls(
+    outcome: Outcome,
+    servers: Cluster,
+    load: ToolLoad,
+    stored: dict[str, dict[str, Any]],
+    effects: Effects,
+    faults: list[str],
+) -> None:
+    """All that is promised of calls and of what is said next, beside the faults that were found before."""
+    faults += all_call_faults(load.talks, stored, effects) + await open_rows(servers)
+    outcome.found(faults, len(load.talks), "replies with tools")
+    again = await talk_again(servers, load.talks, lambda n: Script(f"again-{n}", 4, 200))
+    outcome.found(await faults_in(servers, again, completes), len(again), "next messages")
+    refused = await servers.refused()
+    outcome.expect(not refused, f"{len(refused)} requests were refused: {refused[:2]}")
 
 
 def _ends(talk: Talk, stored: dict[str, Any], struck: Struck) -> bool:
