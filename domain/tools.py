@@ -19,6 +19,8 @@ MAX_TOOLS = 128
 """Of one request: OpenAI's limit."""
 NAME = r"[a-zA-Z0-9_-]{1,64}"
 """What OpenAI allows as a function's name."""
+MAX_DESCRIPTION = 1_024
+"""Characters that OpenAI allows as a function's description."""
 
 
 class ToolSource(StrEnum):

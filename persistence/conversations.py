@@ -1,7 +1,7 @@
 """Conversations: rows <-> values, and pages by latest activity.
 
-Locks are taken conversation first, its replies second, everywhere, and several of a kind in the order of their ids:
-so no two transactions ever wait for each other.
+Locks are taken conversation first, its replies second, their tool calls third, everywhere, and several of a kind in
+the order of their ids: so no two transactions ever wait for each other.
 """
 
 from collections.abc import Mapping, Sequence

@@ -14,11 +14,10 @@ from domain.conversations import MessagePart
 from domain.events import Finished, LoggedEvent, ReplyEvent, StatusChanged, ToolCallChanged, fold
 from domain.replies import FinishReason, HandOver, Lease, Outcome, ReplyStatus, Usage
 from domain.storage import FlushEntry
-from domain.tool_calls import cancelled
 from persistence.connection import AnyRow, Connection
 from persistence.events import append_events, event_to_row, events_of, parts_to_json
 from persistence.tables import AWAITING, conversations, messages, replies, reply_attempts, tool_calls
-from persistence.tool_calls import end_calls
+from persistence.tool_calls import cancel_calls, stored_calls
 
 STOPPED_IN_QUEUE = Outcome(ReplyStatus.STOPPED, FinishReason.STOPPED_BY_USER)
 Ending = tuple[FlushEntry, Outcome | HandOver]
@@ -76,24 +75,27 @@ async def stop_in_queue(connection: Connection, row: AnyRow, at: datetime) -> No
     added would wait for this one and so for nothing.
     """
     shown = [logged for _, logged in await events_of(connection, [row.id])]
-    events = (*await _untold(connection, row.id, fold(shown)), Finished(ReplyStatus.STOPPED))
+    parts = fold(shown)
+    events = (*await _untold(connection, parts), Finished(ReplyStatus.STOPPED))
     last = [LoggedEvent(seq, row.attempt, event) for seq, event in enumerate(events, len(shown) + 1)]
     await append_events(connection, [event_to_row(row.id, logged) for logged in last])
-    parts = parts_to_json(fold(shown + last))
-    await connection.execute(update(messages).where(messages.c.id == row.id).values(parts=parts))
+    await cancel_calls(connection, [row.id] if _calls_in(parts) else [])
+    folded = parts_to_json(fold(shown + last))
+    await connection.execute(update(messages).where(messages.c.id == row.id).values(parts=folded))
     values = settled(STOPPED_IN_QUEUE, at, last[-1].seq)
     await connection.execute(update(replies).where(replies.c.id == row.id).values(stop_requested=True, **values))
     await connection.execute(update(replies).where(replies.c.behind_id == row.id).values(behind_id=row.behind_id))
 
 
-async def _untold(connection: Connection, reply_id: str, parts: Sequence[MessagePart]) -> list[ReplyEvent]:
-    """End the calls of a reply; those that were stored as ended before its readers were told."""
-    if not _calls_in(parts):
+async def _untold(connection: Connection, parts: Sequence[MessagePart]) -> list[ReplyEvent]:
+    """What was stored of the calls of a reply that ends before its readers were told: results, and decisions."""
+    shown = {part.call.id: part for part in parts if part.call is not None and not part.call.status.ended}
+    if not shown:
         return []
-    stored = await end_calls(connection, [reply_id])
-    shown = [(part.index, part.call) for part in parts if part.call is not None]
-    ends = [(index, call, stored.get(call.id)) for index, call in shown if not call.status.ended]
-    return [ToolCallChanged(index, end) for index, call, end in ends if end not in (None, cancelled(call))]
+    stored = await stored_calls(connection, list(shown))
+    return [
+        ToolCallChanged(part.index, stored[i]) for i, part in shown.items() if stored.get(i, part.call) != part.call
+    ]
 
 
 def _calls_in(parts: Sequence[MessagePart]) -> bool:
@@ -138,7 +140,7 @@ async def _settle(connection: Connection, ended: Sequence[tuple[FlushEntry, Outc
     await execute(insert(reply_attempts), [_usage(entry.lease, outcome.usage, at) for entry, outcome in ended])
     await execute(_FOLD, [_message(entry, outcome) for entry, outcome in ended])
     await execute(_END, [_reply(entry, outcome, at) for entry, outcome in ended])
-    await end_calls(connection, [entry.lease.reply_id for entry, _ in ended if _calls_in(entry.parts)])
+    await cancel_calls(connection, [entry.lease.reply_id for entry, _ in ended if _calls_in(entry.parts)])
     touched = sorted({entry.lease.conversation_id for entry, _ in ended})
     which = connection.among(conversations.c.id, touched)
     await execute(update(conversations).where(which).values(last_activity_at=at, updated_at=at))

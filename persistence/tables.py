@@ -102,7 +102,6 @@ LIVE = text("status IN ('QUEUED', 'STREAMING')")
 """Of replies: they count towards their user's limits."""
 UNSETTLED = tuple(status.value for status in ReplyStatus if not status.settled)
 """The states of replies that have not ended: those that are live, and those that await approval."""
-AWAITING_APPROVAL = text("status = 'AWAITING_APPROVAL'")
 
 users = Table(
     "users",
@@ -294,15 +293,10 @@ tool_calls = Table(
     Column("expires_at", Instant),
     Column("data", Json, nullable=False),
     Index("ix_tool_calls_reply_id", "reply_id"),
-    Index(
-        "ix_tool_calls_expires_at",
-        "expires_at",
-        sqlite_where=AWAITING_APPROVAL,
-        postgresql_where=AWAITING_APPROVAL,
-    ),
 )
 AWAITING = tool_calls.c.status == literal_column("'AWAITING_APPROVAL'")
-"""Of calls, as the index says it."""
+"""Of calls: users have not decided on them."""
+Index("ix_tool_calls_expires_at", tool_calls.c.expires_at, sqlite_where=AWAITING, postgresql_where=AWAITING)
 
 tool_approvals = Table(
     "tool_approvals",

@@ -1,7 +1,7 @@
 """The calls of replies and the approvals of users: rows and values.
 
 Locks are taken conversation first, then the reply, then its calls, of several in the order of their ids; whoever
-writes for an owner locks that one's heartbeat instead of the first two, see `persistence/fence.py`. Nothing here runs
+writes for an owner locks that one's heartbeat instead of the first two, see `persistence/fence.py`. Nothing here knows
 tools.
 """
 
@@ -30,6 +30,8 @@ from persistence.tables import (
 )
 from persistence.tool_calls_json import call_from_json, call_to_json
 
+OPEN = tuple(status.value for status in ToolCallStatus if not status.ended)
+
 
 class SqlToolCalls:
     def __init__(self, connection: Connection, feed: SqlFeed) -> None:
@@ -37,7 +39,8 @@ class SqlToolCalls:
         self._feed = feed
 
     async def add(self, lease: Lease, calls: Sequence[tuple[int, ToolCall]]) -> bool:
-        if not await self._holds(lease):
+        user_id = await self._user_of(lease)
+        if user_id is None:
             return False
         rows = [_row(lease, index, call) for index, call in sorted(calls, key=lambda each: each[1].id)]
         if rows:
@@ -46,16 +49,14 @@ class SqlToolCalls:
             await self._connection.execute(
                 added.on_conflict_do_update(index_elements=[tool_calls.c.id], set_=changed), rows
             )
-        if any(call.status is ToolCallStatus.AWAITING_APPROVAL for _, call in calls):
-            user_id = await self._user_of(lease)
-            for _, call in calls:
-                if call.status is ToolCallStatus.AWAITING_APPROVAL:
-                    requested = Change.TOOL_APPROVAL_REQUESTED
-                    self._feed.add(user_id, requested, lease.conversation_id, lease.reply_id, call.id)
+        for _, call in calls:
+            if call.status is ToolCallStatus.AWAITING_APPROVAL:
+                requested = Change.TOOL_APPROVAL_REQUESTED
+                self._feed.add(user_id, requested, lease.conversation_id, lease.reply_id, call.id)
         return True
 
     async def finish(self, lease: Lease, call: ToolCall) -> bool:
-        if not await self._holds(lease):
+        if await self._user_of(lease) is None:
             return False
         mine = (tool_calls.c.id == call.id, tool_calls.c.reply_id == lease.reply_id)
         running = (tool_calls.c.attempt == lease.attempt, tool_calls.c.status == ToolCallStatus.RUNNING.value)
@@ -109,28 +110,30 @@ class SqlToolCalls:
         allowing = self._connection.insert(tool_approvals).values(conversation_id=conversation_id, tool=tool)
         await self._connection.execute(allowing.on_conflict_do_nothing())
 
-    async def _holds(self, lease: Lease) -> bool:
+    async def _user_of(self, lease: Lease) -> str | None:
+        """Whose conversation it is by now, with the owner's heartbeat locked; None when the lease was lost."""
         mine = leases().where(replies.c.id == lease.reply_id, replies.c.attempt == lease.attempt)
-        return (await self._connection.execute(mine, {"owner": lease.owner})).one_or_none() is not None
-
-    async def _user_of(self, lease: Lease) -> str:
-        """Whose conversation it is by now."""
-        query = select(conversations.c.user_id).where(conversations.c.id == lease.conversation_id)
-        return str((await self._connection.execute(query)).scalar_one())
+        query = mine.join(conversations, conversations.c.id == replies.c.conversation_id)
+        query = query.with_only_columns(conversations.c.user_id, maintain_column_froms=True)
+        return (await self._connection.execute(query, {"owner": lease.owner})).scalar_one_or_none()
 
 
-async def end_calls(connection: Connection, reply_ids: Sequence[str]) -> dict[str, ToolCall]:
-    """Cancel what has not ended of the calls of replies that end, which are held. All their calls, by id."""
+async def stored_calls(connection: Connection, call_ids: Sequence[str]) -> dict[str, ToolCall]:
+    """Those that are stored, by id."""
+    query = select(tool_calls.c.id, tool_calls.c.data).where(connection.among(tool_calls.c.id, call_ids))
+    return {row.id: call_from_json(row.data) for row in (await connection.execute(query)).all()}
+
+
+async def cancel_calls(connection: Connection, reply_ids: Sequence[str]) -> None:
+    """Cancel what has not ended of the calls of replies that end, which are held."""
     if not reply_ids:
-        return {}
-    theirs = select(tool_calls).where(connection.among(tool_calls.c.reply_id, reply_ids))
-    rows = (await connection.execute(theirs.order_by(tool_calls.c.id).with_for_update(key_share=True))).all()
-    found = {row.id: call_from_json(row.data) for row in rows}
-    ended = {call_id: cancelled(call) for call_id, call in found.items()}
-    changed = [{"call_id": call_id, **_changing(call)} for call_id, call in ended.items() if call != found[call_id]]
-    if changed:
-        await connection.execute(_CHANGE, changed)
-    return ended
+        return
+    theirs = select(tool_calls.c.id, tool_calls.c.data).where(connection.among(tool_calls.c.reply_id, reply_ids))
+    query = theirs.where(tool_calls.c.status.in_(OPEN)).order_by(tool_calls.c.id)
+    rows = (await connection.execute(query.with_for_update(key_share=True))).all()
+    if rows:
+        ended = [{"call_id": row.id, **_changing(cancelled(call_from_json(row.data)))} for row in rows]
+        await connection.execute(_CHANGE, ended)
 
 
 def _stored() -> Select[*tuple[Any, ...]]:

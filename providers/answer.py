@@ -1,6 +1,6 @@
 """One accepted answer as payloads, read within time limits: server-sent events, or one whole JSON document.
 
-Knows bytes and time. What a payload means is in `completions.py`, what an event is in `sse.py`.
+Knows bytes and time. What a payload means is in `frames.py`, what an event is in `sse.py`.
 """
 
 import asyncio

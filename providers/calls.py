@@ -12,7 +12,7 @@ What the arguments say is not judged here.
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -41,8 +41,17 @@ class CallDelta(Struct):
     function: FunctionDelta | None = None
 
 
+class _Piece(NamedTuple):
+    """What one entry of a frame says. `place` is the index as the endpoint counts."""
+
+    place: int | str | None
+    id: str
+    name: str
+    text: str
+
+
 class _Call:
-    """A call as far as it is known. `place` is its index as the endpoint counts; it is `told` once it was yielded.
+    """A call as far as it is known; it is `told` once it was yielded.
 
     It is `whole` when its first arguments are all of them; `held` are some that may turn out to stand for nothing.
     """
@@ -93,27 +102,23 @@ class CallReader:
         return chunks
 
     def _add(self, delta: CallDelta, in_frame: set[int]) -> list[ChatChunk]:
-        function = delta.function or FunctionDelta()
-        id, name, text = _id(delta.id), function.name or "", _text(function.arguments)
-        if not (id or name or text):
+        piece = _piece(delta)
+        if not (piece.id or piece.name or piece.text):
             return []
         chunks: list[ChatChunk] = []
-        call = self._known(delta.index, id)
-        if call is not None and call.index in in_frame:
-            another = bool(name) or (delta.index is None and (not id or id != call.id))
-        else:
-            another = call is None or _is_another(call, id, name, text)
-        if call is None or another:
+        call = self._known(piece)
+        if call is None or _is_another(call, piece, again=call.index in in_frame):
             chunks += self.waiting()
-            call = self._begin(delta.index)
+            call = self._begin(piece.place)
         in_frame.add(call.index)
-        _name(call, id, name)
-        return chunks + (self._argue(call, text) if text else [])
+        _name(call, piece)
+        return chunks + (self._argue(call, piece.text) if piece.text else [])
 
-    def _known(self, place: int | str | None, id: str) -> _Call | None:
+    def _known(self, piece: _Piece) -> _Call | None:
         """The call with this id, else the last, of those that the endpoint may mean by this index."""
+        place = piece.place
         here = [call for call in reversed(self._calls) if place is None or call.place in (None, place)]
-        return next((call for call in here if id and call.id == id), here[0] if here else None)
+        return next((call for call in here if piece.id and call.id == piece.id), here[0] if here else None)
 
     def _begin(self, place: int | str | None) -> _Call:
         if len(self._calls) == MAX_CALLS:
@@ -136,21 +141,26 @@ class CallReader:
         return [*chunks, ArgumentsChunk(call.index, storable)] if storable else chunks
 
 
-def _is_another(call: _Call, id: str, name: str, text: str) -> bool:
-    """Whether a frame that may be about this call begins another one: only one that names a tool does."""
-    if not name:
+def _is_another(call: _Call, piece: _Piece, *, again: bool) -> bool:
+    """Whether a piece that may be of this call begins another one, which only a name does.
+
+    `again`: the same frame had a piece of it before.
+    """
+    if not piece.name:
         return False
-    if id and call.id:
-        return id != call.id
-    return call.told and (name[:MAX_NAME] != call.name or (call.whole and bool(text)))
+    if again:
+        return True
+    if piece.id and call.id:
+        return piece.id != call.id
+    return call.told and (piece.name != call.name or (call.whole and bool(piece.text)))
 
 
-def _name(call: _Call, id: str, name: str) -> None:
+def _name(call: _Call, piece: _Piece) -> None:
     """Add to what is known of the call, until it is told."""
     if not call.told:
-        call.id = call.id or id
-        if name != call.name:
-            call.name = (call.name + name)[:MAX_NAME]
+        call.id = call.id or piece.id
+        if piece.name != call.name:
+            call.name = (call.name + piece.name)[:MAX_NAME]
 
 
 def _told(call: _Call) -> list[ChatChunk]:
@@ -158,6 +168,12 @@ def _told(call: _Call) -> list[ChatChunk]:
         return []
     call.told = True
     return [ToolCallChunk(call.index, call.id, Storable.whole(call.name))]
+
+
+def _piece(delta: CallDelta) -> _Piece:
+    function = delta.function or FunctionDelta()
+    name = (function.name or "")[:MAX_NAME]
+    return _Piece(delta.index, _id(delta.id), name, _text(function.arguments))
 
 
 def _id(value: str | int | None) -> str:

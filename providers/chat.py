@@ -1,6 +1,6 @@
 """The ChatModel port over OpenAI-compatible endpoints: which provider is asked, how often and for how long.
 
-One request to one endpoint is in `endpoint.py`, the dialects are in `completions.py`, failures in `errors.py`. Knows
+One request to one endpoint is in `endpoint.py`, the dialects are in `frames.py`, failures in `errors.py`. Knows
 nothing of replies, their log or their readers.
 """
 

@@ -21,8 +21,9 @@ from domain.models import ChatChunk, ChatRequest, FinishChunk, Model, RequestSta
 from domain.ports import ProviderCall, Telemetry
 from domain.replies import Usage
 from providers.answer import Answer
-from providers.completions import CompletionReader, Continuation, request_body
+from providers.completions import Continuation, Demand, request_body
 from providers.errors import never_sent, option_refused, provider_failures
+from providers.frames import CompletionReader
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _OFFICIAL_HOST = "api.openai.com"
@@ -61,7 +62,7 @@ class Endpoint:
         self._continuation = provider.continuation
         self._limits = limits
         self._telemetry = telemetry
-        self._asks_usage = True
+        self._demands: frozenset[Demand] = frozenset()
         self._client = _client(provider, limits)
 
     async def close(self) -> None:
@@ -97,14 +98,17 @@ class Endpoint:
                 await response.close()
 
     async def _accepted(self, request: ChatRequest) -> AsyncAPIResponse[Any]:
-        asks_usage = self._asks_usage
+        """Raises OptionRefusedError when the endpoint turns out to demand something, which it is given from then on."""
+        demands = self._demands
         try:
-            return await self._opened(request_body(request, ask_usage=asks_usage, continuation=self._continuation))
+            return await self._opened(request_body(request, demands, self._continuation))
         except APIStatusError as error:
-            if asks_usage and error.status_code in {400, 422} and "stream_options" in error.response.text:
-                self._asks_usage = False
-                raise option_refused("stream_options") from error
-            raise
+            refusal = error.response.text.lower()
+            new = next((demand for demand in Demand if demand in refusal and demand not in demands), None)
+            if new is None:
+                raise
+            self._demands |= {new}
+            raise option_refused(new) from error
 
     async def _opened(self, body: dict[str, Any], tries: int = 3) -> AsyncAPIResponse[Any]:
         """Some servers close connections that they promised to keep; what never left on one goes over another.

@@ -50,7 +50,7 @@ _CONTEXT = re.compile(
 
 
 class OptionRefusedError(ProviderError):
-    """The endpoint does not take an optional field of the request; without it the same request may succeed at once."""
+    """The endpoint does not take the request in this form; in another one the same request may succeed at once."""
 
 
 @contextmanager
@@ -119,7 +119,10 @@ def too_many_calls(detail: str) -> ProviderError:
 
 def option_refused(option: str) -> OptionRefusedError:
     return OptionRefusedError(
-        ReplyErrorCode.PROVIDER_REJECTED, BAD_REQUEST, retryable=True, detail=f"the endpoint does not take {option}"
+        ReplyErrorCode.PROVIDER_REJECTED,
+        BAD_REQUEST,
+        retryable=True,
+        detail=f"the endpoint has its own way of {option}",
     )
 
 

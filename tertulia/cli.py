@@ -6,7 +6,7 @@ import signal
 import socket
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import structlog
 import typer
@@ -16,15 +16,17 @@ from fastapi import FastAPI
 from graph.schema import sdl
 from persistence import schema as migrations
 from persistence.database import Database
-from tertulia import __version__, catalogue, user_commands
+from tertulia import __version__, catalogue, tool_commands, user_commands
 from tertulia.doctor import examine, without_password
 from tertulia.http import GRAPHIQL
 from tertulia.main import create_app
+from tertulia.plugins import load_registry
 from tertulia.safety import check_safety
 from tertulia.services import Running, open_services, usable_database
 from tertulia.serving import drop_unread_connections, uvicorn_config
 from tertulia.settings import Settings, SettingsError, load_settings, variable
 from tertulia.telemetry import configure_logging
+from tertulia.terminal import fail
 
 EXIT_SECONDS = 33.0
 UNREADY_SECONDS = 3.0
@@ -41,13 +43,9 @@ config_app = typer.Typer(no_args_is_help=True, help="The settings.")
 app.add_typer(schema_app, name="schema")
 app.add_typer(config_app, name="config")
 app.add_typer(user_commands.app, name="user")
+app.command()(tool_commands.tools)
 
 SchemaFile = Annotated[Path, typer.Argument(help="The file that holds the printed schema.")]
-
-
-def fail(message: str) -> NoReturn:
-    typer.secho(f"tertulia: {message}", fg="red", err=True)
-    raise typer.Exit(1)
 
 
 def settings_or_exit(**overrides: object) -> Settings:
@@ -78,7 +76,7 @@ def serve(
     settings = settings_or_exit(host=host, port=port, worker=False if no_worker else None)
     try:
         check_safety(settings)
-        if providers := catalogue.configured_providers(settings):
+        if providers := catalogue.configured_providers(settings, load_registry(settings).providers):
             catalogue.with_default(providers, settings.model)
     except SettingsError as error:
         fail(str(error))

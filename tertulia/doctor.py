@@ -12,6 +12,7 @@ from providers.chat import Provider
 from providers.local import LOCAL_MODEL, find_local_model
 from tertulia import catalogue
 from tertulia.http import GRAPHIQL
+from tertulia.plugins import load_registry
 from tertulia.safety import check_safety
 from tertulia.services import usable_database
 from tertulia.settings import Settings, SettingsError
@@ -58,7 +59,7 @@ def _makeable(file: Path) -> Finding:
 
 async def _models(settings: Settings) -> list[Finding]:
     try:
-        if providers := catalogue.configured_providers(settings):
+        if providers := catalogue.configured_providers(settings, load_registry(settings).providers):
             named = catalogue.with_default(providers, settings.model)
             return [await _endpoint(provider) for provider in named]
     except SettingsError as error:

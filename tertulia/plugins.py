@@ -52,7 +52,7 @@ def _package(point: EntryPoint) -> str:
 def _loaded(point: EntryPoint, origin: str) -> Callable[[Registry], Any]:
     try:
         found = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SettingsError(f"Importing {origin} failed: {_cause(error)}.") from error
     return _setup(getattr(found, "setup", None) if not callable(found) else found, origin)
 
@@ -61,7 +61,7 @@ def _named(path: str, origin: str) -> Callable[[Registry], Any]:
     module_name, _, name = path.partition(":")
     try:
         module = import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SettingsError(f"Importing {origin} failed: {_cause(error)}.") from error
     return _setup(getattr(module, name or "setup", None), origin, name or "setup")
 
@@ -74,7 +74,7 @@ def _setup(found: object, origin: str, name: str = "setup") -> Callable[[Registr
     return found
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: BaseException) -> str:
     """One line, with the type of the error where its message alone would not say much."""
     line = next(iter(str(error).splitlines()), "").rstrip(".")
     named = isinstance(error, ImportError | TypeError) and line

@@ -34,6 +34,8 @@ class Registry:
         Raises SettingsError when there is a tool of that name, TypeError when the function is not fit for a tool.
         """
         made = tool(added) if isfunction(added) else cast(Tool, added)
+        if not callable(getattr(made, "run", None)):
+            raise TypeError("what was added is no tool; decorate a function with @tool")
         if isinstance(made, FunctionTool):
             made = replace(made, source=self._source)
         self._take("tool", made.name)

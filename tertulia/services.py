@@ -37,7 +37,7 @@ from domain.rescue import Rescuer
 from domain.streaming import ReplyStream
 from domain.task_service import TaskService
 from domain.tool_running import ToolRunner
-from domain.tools import NoTools, Toolbox
+from domain.tools import Toolbox
 from domain.worker import ReplyWorker, Retention
 from graph.context import ServerFacts, Services
 from persistence import schema
@@ -50,8 +50,11 @@ from providers.local import LocalModelError, LocalModelProcess, find_local_model
 from providers.tokens import TiktokenCounter
 from tertulia import catalogue
 from tertulia.accounts import METHODS, open_accounts
+from tertulia.plugins import load_registry
+from tertulia.registry import Registry
 from tertulia.settings import Settings, SettingsError
 from tertulia.telemetry import OperatorTelemetry
+from tertulia.toolbox import open_toolbox
 
 BACKGROUND_CONNECTIONS = 5
 BACKGROUND_SECONDS = 10.0
@@ -108,23 +111,25 @@ async def open_services(
     clock: Clock | None = None,
     ids: Ids | None = None,
     notifier: Notifier | None = None,
+    registry: Registry | None = None,
     toolbox: Toolbox | None = None,
 ) -> AsyncIterator[Running]:
     """Open a server's parts. Raises SettingsError with a readable sentence when one cannot be had."""
     async with AsyncExitStack() as stack:
         telemetry, clock, ids = OperatorTelemetry(), clock or SystemClock(), ids or TimeOrderedIds()
+        registry = registry or load_registry(settings)
         database = await _open_database(settings, stack)
         ports = Ports(
             database=database,
             storage=SqlStorage(database, clock),
             background=SqlStorage(_background(settings, database, stack), clock),
             notifier=notifier or await _open_notifier(database, stack),
-            model=model or await _open_model(settings, stack, telemetry),
+            model=model or await _open_model(settings, registry, stack, telemetry),
             tokens=tokens or await _load_tokens(settings),
             clock=clock,
             ids=ids,
             telemetry=telemetry,
-            toolbox=toolbox or NoTools(),
+            toolbox=toolbox or await open_toolbox(settings, registry, stack),
         )
         owner = Owner(ids.new("work"))
         journal = Journal(ports.background, ports.notifier, telemetry, owner)
@@ -187,7 +192,7 @@ def _worker(
 ) -> ReplyWorker:
     storage, tokens, clock, ids, telemetry = ports.background, ports.tokens, ports.clock, ports.ids, ports.telemetry
     recovery = settings.recovery
-    tools = ToolRunner(storage, ports.toolbox, clock, ids, telemetry, 86_400)
+    tools = ToolRunner(storage, ports.storage, ports.toolbox, clock, ids, telemetry, settings.approval_timeout)
     return ReplyWorker(
         storage,
         ports.notifier,
@@ -321,8 +326,10 @@ async def _load_tokens(settings: Settings) -> TokenCounter:
     return counter
 
 
-async def _open_model(settings: Settings, stack: AsyncExitStack, telemetry: OperatorTelemetry) -> ChatModel:
-    providers = catalogue.configured_providers(settings)
+async def _open_model(
+    settings: Settings, registry: Registry, stack: AsyncExitStack, telemetry: OperatorTelemetry
+) -> ChatModel:
+    providers = catalogue.configured_providers(settings, registry.providers)
     if not providers:
         weights = find_local_model()
         if weights is None:
@@ -352,6 +359,7 @@ def _defaults(settings: Settings, model: ChatModel) -> GenerationSettings:
         model=default.name,
         system_prompt=settings.system_prompt,
         params=ModelParams(temperature=settings.temperature, max_tokens=most),
+        tools=settings.tools,
     )
 
 

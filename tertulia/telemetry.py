@@ -19,7 +19,10 @@ from tertulia.settings import Settings
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 FLUSH_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
-TALKATIVE = ("uvicorn", "openai", "httpx", "httpx2", "aiosqlite", "alembic", "strawberry", "asyncio", "filelock")
+TALKATIVE = (
+    *("uvicorn", "openai", "httpx", "httpx2", "aiosqlite", "alembic", "strawberry", "asyncio", "filelock"),
+    *("mcp", "client"),  # both of the library mcp
+)
 """Libraries that log addresses, frames or bodies, and with them what people write."""
 
 

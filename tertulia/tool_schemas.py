@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from domain.tools import ToolContext
+from domain.tools import MAX_DESCRIPTION, ToolContext
 
 MISTAKES = 5
 CHARACTERS = 200
@@ -69,7 +69,7 @@ def signature_of(function: Callable[..., Any]) -> Signature:
         raise TypeError(f"The tool {name} takes more than one ToolContext: {', '.join(contexts)}.")
     fields = {f"argument_{index}": parameter for index, parameter in enumerate(taken)}
     model = _model(function, {field: _field(p, hints[p], taken[p], _described(text)) for field, p in fields.items()})
-    return Signature(_first_paragraph(text), model, fields, next(iter(contexts), None))
+    return Signature(_description(name, text), model, fields, next(iter(contexts), None))
 
 
 def without_titles(schema: Any) -> Any:  # noqa: ANN401  any part of a JSON Schema
@@ -126,8 +126,14 @@ def _model(function: Callable[..., Any], fields: dict[str, Any]) -> type[BaseMod
     return model
 
 
-def _first_paragraph(text: str) -> str:
-    return " ".join(re.split(r"\n\s*\n", text.strip())[0].split())
+def _description(name: str, docstring: str) -> str:
+    text = " ".join(re.split(r"\n\s*\n", docstring.strip())[0].split())
+    if len(text) > MAX_DESCRIPTION:
+        raise TypeError(
+            f"The first paragraph of the docstring of the tool {name} has {len(text)} characters; models take at most "
+            f"{MAX_DESCRIPTION}."
+        )
+    return text
 
 
 def _described(text: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -19,6 +19,7 @@ from tertulia.errors import SettingsError
 from tertulia.passwords import Argon2Hasher
 from tertulia.services import SystemClock, TimeOrderedIds, check_revision, usable_database
 from tertulia.settings import load_settings
+from tertulia.terminal import fail, printable
 
 Result = TypeVar("Result")
 USERS_PER_PAGE = 500
@@ -46,7 +47,7 @@ def list_users() -> None:
 
     for user in _run(everybody):
         known_as = user.email or user.subject or ("(the local user)" if user.id == LOCAL_USER_ID else "")
-        typer.echo(_shown(f"{user.id}  {user.created_at:%Y-%m-%d}  {known_as}  {user.display_name or ''}".rstrip()))
+        typer.echo(printable(f"{user.id}  {user.created_at:%Y-%m-%d}  {known_as}  {user.display_name or ''}".rstrip()))
 
 
 @app.command("set-password")
@@ -64,11 +65,6 @@ def adopt(user: Annotated[str, typer.Argument(help="Who gets them: e-mail addres
     typer.echo(f"{found.email or found.id} has {given} more conversations.")
 
 
-def _shown(line: str) -> str:
-    """What people call themselves must not give orders to the operator's terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
-
-
 def _password() -> str:
     """Never an argument: those are in the shell's history and in the list of processes."""
     if sys.stdin.isatty():
@@ -77,7 +73,7 @@ def _password() -> str:
     try:
         return sys.stdin.buffer.readline().decode().rstrip("\r\n")
     except UnicodeDecodeError:
-        _fail("The password on standard input is not UTF-8.")
+        fail("The password on standard input is not UTF-8.")
 
 
 def _run(work: Callable[[UserAdministration], Awaitable[Result]]) -> Result:
@@ -85,12 +81,7 @@ def _run(work: Callable[[UserAdministration], Awaitable[Result]]) -> Result:
         with usable_database():
             return asyncio.run(_administer(work))
     except (DomainError, SettingsError) as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    typer.secho(f"tertulia: {message}", fg="red", err=True)
-    raise typer.Exit(1)
+        fail(str(error))
 
 
 async def _administer(work: Callable[[UserAdministration], Awaitable[Result]]) -> Result:

@@ -26,6 +26,7 @@ from persistence.tables import (
     idempotency_keys,
     rates,
     sessions,
+    tasks,
     token_usage,
     users,
     workers,
@@ -62,7 +63,10 @@ async def new_database(url: str) -> str:
     return normalised(url).set(database=name).render_as_string(hide_password=False)
 
 
-EMPTIED = (conversations, conversation_events, idempotency_keys, workers, sessions, api_keys, rates, token_usage)
+EMPTIED = (
+    *(conversations, conversation_events, idempotency_keys, workers),
+    *(sessions, api_keys, rates, token_usage, tasks),
+)
 """What the local user may own, and what nobody owns; all else goes with its user."""
 
 

@@ -23,9 +23,20 @@ from domain.conversations import (
     Role,
     TitleSource,
 )
-from domain.events import Finished, LoggedEvent, PartAdded, ReplyEvent, TextDelta, fold
+from domain.events import (
+    Finished,
+    LoggedEvent,
+    PartAdded,
+    ReplyEvent,
+    StatusChanged,
+    TextDelta,
+    ToolCallChanged,
+    fold,
+)
 from domain.replies import FinishReason, HandOver, Lease, Outcome, Progress, Reply, ReplyStatus, Usage
 from domain.storage import FlushEntry, Storage, UnitOfWork
+from domain.tool_calls import ToolApproval, ToolCall, ToolCallStatus
+from domain.tool_storage import StoredCall
 from persistence.database import Database
 from persistence.tables import users
 
@@ -34,6 +45,7 @@ OWNER = "work_1"
 BEGINNING = datetime(2026, 1, 1, 12, tzinfo=UTC)
 DONE = Outcome(ReplyStatus.COMPLETE, FinishReason.STOP, usage=Usage(7, 3), requests=1, token_count=3)
 LOST_ATTEMPT = HandOver(Usage(estimated=True), requests=1)
+AWAITS = HandOver(Usage(4, 2), requests=1, token_count=2, awaits_approval=True)
 ANSWER = (PartAdded(0, PartKind.TEXT), TextDelta(0, "Good "), TextDelta(0, "morning"))
 
 law = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -105,6 +117,15 @@ def a_reply(message: Message, **changes: Any) -> Reply:
         stop_requested=False,
         queued_at=BEGINNING,
     )
+    return replace(plain, **changes)
+
+
+def a_call(status: ToolCallStatus = ToolCallStatus.AWAITING_APPROVAL, **changes: Any) -> ToolCall:
+    """A call as it is once its arguments are whole; one that awaits approval has a day's time."""
+    plain = ToolCall(new_id("call"), "add_task", 1, "call_7", status, '{"title": "Tea"}', {"title": "Tea"})
+    if status is ToolCallStatus.AWAITING_APPROVAL:
+        now = datetime.now(UTC)
+        plain = replace(plain, approval=ToolApproval(now, now + timedelta(days=1)))
     return replace(plain, **changes)
 
 
@@ -188,6 +209,54 @@ class Shelf:
         """Whether each entry was stored."""
         return list((await self.storage.flush(owner, entries)).mine)
 
+    async def calling(self, *calls: ToolCall, **changes: Any) -> Pen:
+        """A claimed reply that consists of calls, told and stored as they are."""
+        pen = await self.streaming(**changes)
+        for index, call in enumerate(calls):
+            begun = PartAdded(index, PartKind.TOOL_CALL, ToolCall(call.id, call.name, call.step))
+            await self.flush(pen.entry(begun, ToolCallChanged(index, call)), owner=pen.lease.owner)
+        assert await self.add_calls(pen.lease, *calls)
+        return pen
+
+    async def awaiting(self, *calls: ToolCall, **changes: Any) -> Pen:
+        """A reply that awaits the approval of calls; of one when none is given."""
+        pen = await self.calling(*(calls or (a_call(),)), **changes)
+        assert await self.flush(awaiting(pen)) == [True]
+        return pen
+
+    async def add_calls(self, lease: Lease, *calls: ToolCall) -> bool:
+        async with self.storage.write() as work:
+            added = await work.tool_calls.add(lease, list(enumerate(calls)))
+            if added:
+                await work.commit()
+        return added
+
+    async def finish(self, lease: Lease, call: ToolCall) -> bool:
+        async with self.storage.write() as work:
+            finished = await work.tool_calls.finish(lease, call)
+            if finished:
+                await work.commit()
+        return finished
+
+    async def calls(self, reply_id: str) -> dict[str, ToolCall]:
+        """What is stored of a reply's calls."""
+        async with self.storage.read() as work:
+            return await work.tool_calls.of(reply_id)
+
+    async def decide(self, call_id: str, status: ToolCallStatus = ToolCallStatus.QUEUED, user_id: str = ME) -> bool:
+        """Whether there was something to decide on."""
+        async with self.storage.write() as work:
+            stored = await work.tool_calls.get(user_id, call_id)
+            if stored is None or stored.call.status is not ToolCallStatus.AWAITING_APPROVAL:
+                return False
+            await work.tool_calls.decide(stored, replace(stored.call, status=status))
+            await work.commit()
+        return True
+
+    async def expired(self) -> list[StoredCall]:
+        async with self.storage.write() as work:
+            return await work.tool_calls.expired(100)
+
     async def settled(self, **changes: Any) -> Pen:
         pen = await self.streaming(**changes)
         await self.flush(pen.entry(*ANSWER, outcome=DONE))
@@ -246,6 +315,11 @@ class Shelf:
             async with self.database.connect(writing=False) as connection:
                 if (await connection.execute(waiting)).scalar_one():
                     return None
+
+
+def awaiting(pen: Pen) -> FlushEntry:
+    """The end of an attempt whose calls await approval."""
+    return replace(pen.entry(StatusChanged(ReplyStatus.AWAITING_APPROVAL)), outcome=AWAITS)
 
 
 async def here(work: UnitOfWork, owner: str) -> None:

@@ -9,7 +9,20 @@ from hypothesis import strategies as st
 
 from domain.events import Finished, LoggedEvent, StatusChanged
 from domain.replies import FinishReason, HandOver, Lease, Progress, ReplyStatus
-from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, OWNER, Pen, Shelf, add_reply, ids, law, only_postgresql
+from tests.contracts.storing import (
+    ANSWER,
+    BEGINNING,
+    DONE,
+    ME,
+    OWNER,
+    Pen,
+    Shelf,
+    add_reply,
+    ids,
+    law,
+    only_postgresql,
+)
+from tests.contracts.test_storage_approvals import ask
 
 
 async def chain(shelf: Shelf, length: int = 3) -> tuple[str, list[str]]:
@@ -189,7 +202,11 @@ async def test_the_unsettled_replies_above_a_message_are_found_nearest_first(she
 
 @law
 @given(
-    steps=st.lists(st.tuples(st.sampled_from(["send", "send", "stop", "claim", "finish", "rescue"]), st.integers(0, 9)))
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["send", "send", "stop", "claim", "finish", "rescue", "ask", "decide"]), st.integers(0, 9)
+        )
+    )
 )
 async def test_whatever_happens_no_reply_is_made_beside_one_above_it_and_none_waits_for_ever(
     shelf: Shelf, steps: list[tuple[str, int]]
@@ -197,15 +214,17 @@ async def test_whatever_happens_no_reply_is_made_beside_one_above_it_and_none_wa
     conversation = await shelf.conversation()
     above: dict[str, str | None] = {}
     streaming: dict[str, Lease] = {}
+    asked: dict[str, str] = {}
 
     def settled_or_streaming(lease: Lease) -> None:
         streaming[lease.reply_id] = lease
         ancestor = above[lease.reply_id]
         while ancestor is not None:
             assert ancestor not in streaming
+            assert ancestor not in asked
             ancestor = above[ancestor]
 
-    for step, pick in [*steps, *[("claim", 0), ("finish", 0)] * (len(steps) + 1)]:
+    for step, pick in [*steps, *[("claim", 0), ("decide", 0), ("finish", 0)] * (2 * len(steps) + 1)]:
         if step == "send":
             parent = [None, *above][pick % (len(above) + 1)]
             above[await shelf.queued(conversation.id, parent)] = parent
@@ -213,11 +232,17 @@ async def test_whatever_happens_no_reply_is_made_beside_one_above_it_and_none_wa
             for lease in await shelf.claim():
                 settled_or_streaming(lease)
         elif step == "stop" and above:
-            await shelf.stop(list(above)[pick % len(above)])
-        elif streaming:
+            stopped = list(above)[pick % len(above)]
+            await shelf.stop(stopped)
+            asked.pop(stopped, None)
+        elif step == "decide" and asked:
+            assert await shelf.decide(asked.pop(list(asked)[pick % len(asked)]))
+        elif step != "decide" and streaming:
             lease = streaming.pop(list(streaming)[pick % len(streaming)])
             if step == "finish":
                 await finish(shelf, lease)
+            elif step == "ask":
+                asked |= await ask(shelf, lease)
             else:
                 await shelf.requeue(lease)
         await look_up_from_everywhere(shelf, conversation.id, above)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from domain.conversations import ModelParams, Role
 from domain.models import ChatRequest, PromptMessage, TextChunk, ToolAnswer
 from providers.echo import ECHO_MODEL, EchoChatModel
+from providers.local import LOCAL_MODEL
 from tests.providers.asking import request
 
 
@@ -40,6 +41,10 @@ async def test_the_echo_overhears_what_came_of_tools() -> None:
     asked = request("Hello!", model=ECHO_MODEL.name)
     said = await _say(replace(asked, messages=(*asked.messages, ToolAnswer("a", "Rain."))))
     assert said[-1] == " Hello!"
+
+
+def test_neither_the_echo_nor_the_demo_model_calls_tools() -> None:
+    assert [model.calls_tools for model in (ECHO_MODEL, LOCAL_MODEL)] == [False, False]
 
 
 async def test_the_echo_goes_on_after_what_was_shown() -> None:

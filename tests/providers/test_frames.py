@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.models import TextChunk
-from providers.completions import CompletionReader
+from providers.frames import CompletionReader
 from providers.sse import SseSplitter
 from tests.providers.endpoint import DONE, delta, event, finish, said
 

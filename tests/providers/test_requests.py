@@ -193,9 +193,66 @@ async def test_earlier_calls_and_their_answers_are_sent(
     assert body["messages"] == [QUESTION, called, *SENT_ANSWERS]
 
 
+@pytest.mark.parametrize(("name", "sent"), [("", "_"), ("get weather!", "get_weather_"), ("n" * 65, "n" * 64)])
+async def test_names_that_a_model_made_up_are_sent_as_endpoints_take_them(
+    endpoint: ScriptedEndpoint, name: str, sent: str
+) -> None:
+    asked = request()
+    made_up = PromptMessage(Role.ASSISTANT, (), (PromptCall("a", name, "{}"),))
+    messages = (*asked.messages, made_up, ToolAnswer("a", "There is no such tool."))
+    body = await body_of(endpoint, replace(asked, messages=messages))
+    assert body["messages"][1]["tool_calls"][0]["function"]["name"] == sent
+
+
 async def test_an_answer_that_was_cut_after_calls_is_gone_on_with(endpoint: ScriptedEndpoint) -> None:
     asked = request()
     messages = (*asked.messages, PromptMessage(Role.ASSISTANT, (), CALLS), *ANSWERED)
     body = await body_of(endpoint, replace(asked, messages=messages, unfinished="Hello, my na"))
     *_, answered, unfinished, wish = body["messages"]
     assert (answered, unfinished, wish["role"]) == (SENT_ANSWERS[-1], UNFINISHED, "user")
+
+
+async def _sent_after(endpoint: ScriptedEndpoint, *refusals: str) -> list[Any]:
+    """The last request's messages of calls and their answers, when the ones before were refused with these words."""
+    endpoint.replies(*(status(400, {"message": text}) for text in refusals), stream(WHOLE), stream(WHOLE))
+    asked = request()
+    asked = replace(asked, messages=(*asked.messages, PromptMessage(Role.ASSISTANT, (), CALLS), *ANSWERED))
+    async with asking(endpoint) as chat:
+        await chat.chunks(asked)
+        await chat.chunks(asked)
+    assert len(endpoint.requests) == len(refusals) + 2
+    assert endpoint.requests[-1].body == endpoint.requests[-2].body
+    messages: list[Any] = endpoint.requests[-1].body["messages"]
+    return messages[1:]
+
+
+MISTRAL = "Tool call id was a but must be a-z, A-Z, 0-9, with a length of 9."
+TEMPLATE = "Tool call IDs should be alphanumeric strings with length 9!"
+GEMINI = "Function call is missing a thought_signature in functionCall parts."
+
+
+@pytest.mark.parametrize("refusal", [MISTRAL, TEMPLATE])
+async def test_an_endpoint_that_wants_short_ids_of_calls_gets_them(endpoint: ScriptedEndpoint, refusal: str) -> None:
+    called, *answers = await _sent_after(endpoint, refusal)
+    ids = [call["id"] for call in called["tool_calls"]]
+    assert ids == [answer["tool_call_id"] for answer in answers]
+    assert [len(id) == 9 and id.isalnum() and id.isascii() for id in set(ids)] == [True, True]
+
+
+async def test_an_endpoint_that_wants_signatures_of_calls_gets_a_stand_in(endpoint: ScriptedEndpoint) -> None:
+    called, *_ = await _sent_after(endpoint, GEMINI)
+    signature = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+    assert called["tool_calls"] == [{**call, "extra_content": signature} for call in SENT_CALLS]
+
+
+async def test_an_endpoint_may_have_several_wishes(endpoint: ScriptedEndpoint) -> None:
+    called, *_ = await _sent_after(endpoint, "Unknown parameter: stream_options", MISTRAL, GEMINI)
+    assert "stream_options" not in endpoint.requests[-1].body
+    assert {len(call["id"]) for call in called["tool_calls"]} == {9}
+    assert all("extra_content" in call for call in called["tool_calls"])
+
+
+async def test_a_wish_that_was_granted_in_vain_is_a_failure(endpoint: ScriptedEndpoint, chat: Asking) -> None:
+    endpoint.replies(status(400, MISTRAL), status(400, MISTRAL))
+    assert not (await chat.failure()).retryable
+    assert len(endpoint.requests) == 2

@@ -85,6 +85,12 @@ class Cluster:
             found: list[dict[str, Any]] = await response.json()
         return found
 
+    async def refused(self) -> list[str]:
+        """What was wrong with requests that the upstream did not take."""
+        async with self.http.get(self.upstream.removesuffix("/v1") + "/refused") as response:
+            found: list[str] = await response.json()
+        return found
+
     def owners(self) -> dict[str, ServerProcess]:
         """The processes that run, by the ids under which they own replies."""
         return {server.worker: server for server in self.servers if server.runs and server.worker is not None}
@@ -111,13 +117,18 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(
-    servers: int = 3, *, proxied: bool = False, command: tuple[str, ...] = ("serve",), **environment: str
+    servers: int = 3,
+    *,
+    proxied: bool = False,
+    command: tuple[str, ...] = ("serve",),
+    endpoint: str = "tests.system.upstream",
+    **environment: str,
 ) -> AsyncIterator[Cluster]:
     """`servers` running servers with these settings. With `proxied` clients go through a proxy to each."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tertulia-faults-")))
         postgres = await stack.enter_async_context(postgres_process())
-        upstream = await stack.enter_async_context(upstream_process())
+        upstream = await stack.enter_async_context(upstream_process(endpoint))
         settings = environment_for(upstream, DATABASE_URL=postgres.url) | environment
         made = [ServerProcess(settings, folder, command) for _ in range(servers)]
         http = aiohttp.ClientSession(
@@ -145,10 +156,10 @@ async def end(built: Cluster) -> None:
 
 
 @asynccontextmanager
-async def upstream_process() -> AsyncIterator[str]:
+async def upstream_process(module: str) -> AsyncIterator[str]:
     """The address of an endpoint whose tokens wait for nothing that the kit does."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.system.upstream", cwd=ROOT, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", module, cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
     try:
         assert process.stdout is not None

@@ -16,8 +16,9 @@ from tests.system.cluster import TERMINAL, Cluster, Unreachable
 from tests.system.tokens import Script, is_clean, is_whole
 from tests.system.watching import Watcher
 
-SEND = """mutation ($text: String!, $key: String!) { sendMessage(input: {text: $text, idempotencyKey: $key}) {
-  errors { code message } message { id } reply { id } replayed } }"""
+SEND = """mutation ($text: String!, $key: String!, $conversation: ID) {
+  sendMessage(input: {text: $text, idempotencyKey: $key, conversationId: $conversation}) {
+    errors { code message } conversation { id } message { id } reply { id } replayed } }"""
 STOP = "mutation ($id: ID!) { stopReply(input: {replyId: $id}) { errors { code } reply { status } } }"
 NODES = """query ($ids: [ID!]!) { nodes(ids: $ids) { ... on Message {
   id text status generation { attempts error { code } } } } }"""
@@ -31,20 +32,22 @@ class Talk:
     script: Script
     message_id: str
     reply_id: str
+    conversation_id: str = ""
     repeats: int = 0
     watchers: list[Watcher] = field(default_factory=list)
 
 
-async def send(cluster: Cluster, script: Script, place: int = 0) -> Talk:
+async def send(cluster: Cluster, script: Script, place: int = 0, conversation_id: str | None = None) -> Talk:
     """Until it is acknowledged: the same key again, each time to the next process."""
+    said = {"text": script.text, "key": script.key, "conversation": conversation_id}
     for repeats in itertools.count():
         try:
-            sent = (await cluster.ask(place + repeats, SEND, text=script.text, key=script.key))["sendMessage"]
+            sent = (await cluster.ask(place + repeats, SEND, **said))["sendMessage"]
         except Unreachable:
             await asyncio.sleep(0.1)
             continue
         if not sent["errors"]:
-            return Talk(script, sent["message"]["id"], sent["reply"]["id"], repeats)
+            return Talk(script, sent["message"]["id"], sent["reply"]["id"], sent["conversation"]["id"], repeats)
         assert sent["errors"][0]["code"] == "UNAVAILABLE", sent
         await asyncio.sleep(0.1)
     raise AssertionError("unreachable")
@@ -116,12 +119,12 @@ def completes(_talk: Talk, stored: dict[str, Any]) -> bool:
     return bool(stored["status"] == "COMPLETE")
 
 
-async def stored_replies(cluster: Cluster, talks: Sequence[Talk]) -> dict[str, dict[str, Any]]:
+async def stored_replies(cluster: Cluster, talks: Sequence[Talk], query: str = NODES) -> dict[str, dict[str, Any]]:
     """The replies as the API tells them, by id."""
     found: dict[str, dict[str, Any]] = {}
     for start in range(0, len(talks), NODES_AT_ONCE):
         ids = [talk.reply_id for talk in talks[start : start + NODES_AT_ONCE]]
-        nodes = await patiently(cluster, NODES, ids=ids)
+        nodes = await patiently(cluster, query, ids=ids)
         found |= {node["id"]: node for node in nodes["nodes"] if node is not None}
     return found
 

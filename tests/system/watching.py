@@ -47,6 +47,8 @@ class Seen:
 
 
 class Watcher:
+    query = STREAM
+
     def __init__(self, reply_id: str) -> None:
         self.reply_id = reply_id
         self.text = ""
@@ -79,7 +81,7 @@ class Watcher:
         await socket.send('{"type": "connection_init"}')
         async with asyncio.timeout(OPEN_SECONDS):
             await socket.recv()
-        payload = {"query": STREAM, "variables": {"id": self.reply_id, "after": self.cursor}}
+        payload = {"query": self.query, "variables": {"id": self.reply_id, "after": self.cursor}}
         await socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": payload}))
 
     async def follow(self, address: Callable[[int], str], first: int = 0, silence: float | None = None) -> None:

@@ -242,6 +242,14 @@ def test_the_endpoint_of_the_environment_comes_first_and_gives_the_default(monke
     assert [m.name for p in providers for m in p.models if m.is_default] == ["gpt-4o-mini"]
 
 
+def test_models_call_tools_unless_their_entry_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTRAL_KEY", "k")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk")
+    providers = configured_providers(in_file(PROVIDERS.replace('"small"', '"small", capabilities = []')))
+    models = {model.name: model.calls_tools for provider in providers for model in provider.models}
+    assert models == {"gpt-4o-mini": True, "large": True, "small": False, "gpt-4o": True}
+
+
 def test_a_file_may_have_mcp_servers_and_no_providers() -> None:
     servers = in_file(
         "[mcp.time]\ncommand = ['mcp-server-time']\nenv = ['TZ']\nneeds_approval = ['convert']"

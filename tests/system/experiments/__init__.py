@@ -14,12 +14,16 @@ from tests.system.experiments.sends import repeat_sends
 from tests.system.experiments.sockets import drop_all_sockets
 from tests.system.experiments.stops import stop_from_elsewhere
 from tests.system.experiments.timing import time_known_and_unknown
+from tests.system.experiments.tool_freezes import freeze_in_tools
+from tests.system.experiments.tools import kill_in_tools
 from tests.system.feed_experiment import conversation_events
 from tests.system.report import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
     "kill -9 of the generating process": kill_the_generator,
+    "kill -9 while tools are called": kill_in_tools,
     "SIGSTOP beyond the lease, then SIGCONT": freeze_the_generator,
+    "SIGSTOP beyond the lease while tools run": freeze_in_tools,
     "queue claimed by four processes": claim_a_queue,
     "PostgreSQL killed under live replies": kill_the_database,
     "LISTEN connection cut": cut_the_listeners,

@@ -75,16 +75,16 @@ async def _round(servers: Cluster, seed: int, freezes: Freezes) -> None:
     await asyncio.sleep(0.2)  # what was under way to the database has arrived
     held = {reply: attempt for victim in victims for reply, attempt in await servers.streaming(victim.worker)}
     frozen = [victim.worker for victim in victims if await servers.streaming(victim.worker)]
-    taken, before = await _taken_over(servers, held, [str(victim.worker) for victim in victims])
+    taken, before = await taken_over(servers, held, [str(victim.worker) for victim in victims])
     freezes.locking += 0 if len(taken) == len(held) else await servers.number(LOCKING)
     for victim in victims:
         victim.thaw()
     await asyncio.sleep(THAWED_SECONDS)
-    freezes.late_rows += await _late_rows(servers, held, before)
+    freezes.late_rows += await late_rows(servers, held, before)
     freezes.in_hand += await _in_hand(servers, talks, taken)
     async with asyncio.timeout(120):
         await asyncio.gather(*talking)
-    freezes.late_rows += await _late_rows(servers, held, before)
+    freezes.late_rows += await late_rows(servers, held, before)
     freezes.done += len(frozen)
     freezes.held += len(held)
     freezes.taken += len(taken)
@@ -104,7 +104,7 @@ async def _victims(servers: Cluster) -> list[ServerProcess]:
         await asyncio.sleep(0.1)
 
 
-async def _taken_over(servers: Cluster, held: dict[str, int], frozen: list[str]) -> tuple[list[str], dict[str, int]]:
+async def taken_over(servers: Cluster, held: dict[str, int], frozen: list[str]) -> tuple[list[str], dict[str, int]]:
     """Which replies are no longer the frozen ones', and how many rows their old attempts had in the log by then."""
     query = "SELECT id FROM replies WHERE id = ANY($1) AND (owner IS NULL OR owner <> ALL($2))"
     until = time.monotonic() + TAKEN_SECONDS
@@ -123,7 +123,7 @@ async def _old(servers: Cluster, reply: str, attempt: int) -> int:
     )
 
 
-async def _late_rows(servers: Cluster, held: dict[str, int], before: dict[str, int]) -> int:
+async def late_rows(servers: Cluster, held: dict[str, int], before: dict[str, int]) -> int:
     """Rows of old attempts that were not there at the takeover."""
     now = {reply: await _old(servers, reply, held[reply]) for reply in before}
     return sum(now[reply] - before[reply] for reply in before)

@@ -1,0 +1,152 @@
+"""Conversations whose replies call tools: they are followed, approved from elsewhere, and talked to again.
+
+What became of them is told by `tool_faults.py`.
+"""
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.system.cluster import Cluster, Unreachable
+from tests.system.load import Talk, send
+from tests.system.tool_scripts import ToolScript
+from tests.system.tool_watching import ToolWatcher
+
+RESOLVE = """mutation ($id: ID!, $decision: ToolDecision!) {
+  resolveToolCall(input: {toolCallId: $id, decision: $decision, comment: "as I please"}) {
+    errors { code message } toolCall { status } } }"""
+READERS = 2
+MESSAGES = 2
+"""In each conversation, one after the other."""
+TOKENS, RATE = 24, 16
+SHOWN_SECONDS = (0.1, 2.5)
+"""Between a question and its answer by the user."""
+DENIED = 0.2
+TOOLS = ("book", "reserve", "reserve")
+
+
+@dataclass
+class ToolTalk:
+    """A reply that calls tools, as its clients know it."""
+
+    talk: Talk
+    script: ToolScript
+    watchers: list[ToolWatcher] = field(default_factory=list)
+    decided: dict[str, str] = field(default_factory=dict)
+    """What the user says about each call."""
+    asking: int | None = None
+    """The process that is being told of a decision at this moment."""
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def reply_id(self) -> str:
+        return self.talk.reply_id
+
+    @property
+    def watcher(self) -> ToolWatcher:
+        return self.watchers[0]
+
+
+@dataclass
+class ToolLoad:
+    """So many conversations at a time, for as long as it runs."""
+
+    cluster: Cluster
+    seed: int
+    talks: list[ToolTalk] = field(default_factory=list)
+    _closing: bool = False
+
+    @property
+    def live(self) -> list[ToolTalk]:
+        return [talk for talk in self.talks if talk.watcher.final is None]
+
+    @asynccontextmanager
+    async def running(self, live: int, patience: float = 120) -> AsyncIterator[None]:
+        """At the end nothing new is begun; what goes on has so many seconds to end by itself."""
+        talkers = [asyncio.create_task(self._go_on(n)) for n in range(live)]
+        try:
+            yield
+            self._closing = True
+            done, _ = await asyncio.wait(talkers, timeout=patience)
+            for task in done:
+                task.result()
+        finally:
+            for task in talkers:
+                task.cancel()
+            await asyncio.gather(*talkers, return_exceptions=True)
+
+    async def _go_on(self, talker: int) -> None:
+        for n in itertools.count():
+            conversation: str | None = None
+            for message in range(MESSAGES):
+                if self._closing:
+                    return
+                chance = random.Random(f"{self.seed}-{talker}-{n}-{message}")
+                script = ToolScript(f"tools-{talker}-{n}-{message}", TOKENS, RATE, tool=chance.choice(TOOLS))
+                conversation = await self._talk(script, talker + n, conversation, chance)
+
+    async def _talk(self, script: ToolScript, place: int, conversation: str | None, chance: random.Random) -> str:
+        """Send a message, and follow its reply to the end; the conversation."""
+        sent = await send(self.cluster, script, place, conversation)
+        made = ToolTalk(sent, script, [ToolWatcher(sent.reply_id) for _ in range(READERS)])
+        sent.watchers = list(made.watchers)
+        self.talks.append(made)
+        approving = asyncio.create_task(approve(self.cluster, made, place, chance))
+        try:
+            await asyncio.gather(
+                *(watcher.follow(self.cluster.address, place + n) for n, watcher in enumerate(made.watchers))
+            )
+        finally:
+            approving.cancel()
+            await asyncio.gather(approving, return_exceptions=True)
+        return sent.conversation_id
+
+
+async def approve(cluster: Cluster, made: ToolTalk, place: int, chance: random.Random) -> None:
+    """Decide on each call that waits, after a while; goes on for ever."""
+    while True:
+        call_id = await made.watcher.waiting.get()
+        await asyncio.sleep(chance.uniform(*SHOWN_SECONDS))
+        decision = "DENY" if chance.random() < DENIED else "APPROVE"
+        made.decided[call_id] = decision
+        if wrong := await resolve(cluster, made, call_id, decision, chance.randrange(2) + place):
+            made.wrong.append(wrong)
+
+
+async def resolve(cluster: Cluster, made: ToolTalk, call_id: str, decision: str, place: int) -> str | None:
+    """Until it is answered, each time by the next process; what is wrong with the answer."""
+    for repeats in itertools.count():
+        made.asking = place + repeats
+        try:
+            answer = (await cluster.ask(place + repeats, RESOLVE, id=call_id, decision=decision))["resolveToolCall"]
+        except Unreachable:
+            await asyncio.sleep(0.1)
+            continue
+        finally:
+            made.asking = None
+        codes = [error["code"] for error in answer["errors"]]
+        taken_before = repeats > 0 and codes == ["CONFLICT"]
+        return f"the decision was answered {codes}" if codes and not taken_before else None
+    raise AssertionError("unreachable")
+
+
+async def talk_again(cluster: Cluster, talks: Sequence[ToolTalk], plain: Callable[[int], Any]) -> list[Talk]:
+    """The next message in each conversation, answered without tools; some at a time."""
+    conversations = list(dict.fromkeys(made.talk.conversation_id for made in talks))
+    gate, again = asyncio.Semaphore(10), []
+
+    async def one(n: int, conversation: str) -> None:
+        async with gate:
+            sent = await send(cluster, plain(n), n, conversation)
+            again.append(sent)
+            watcher = ToolWatcher(sent.reply_id)
+            sent.watchers.append(watcher)
+            await watcher.follow(cluster.address, n)
+
+    following: list[Awaitable[None]] = [one(n, conversation) for n, conversation in enumerate(conversations)]
+    await asyncio.gather(*following)
+    return again
