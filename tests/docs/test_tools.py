@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
 from mcp_server_time.server import create_server
 from starlette.types import ASGIApp, Receive, Scope, Send
 
