@@ -21,7 +21,7 @@ class NoStorage:
 
 def context_on(storage: Storage, conversation: Conversation | None = None, user: User = ME) -> CallContext:
     where = conversation or a_conversation()
-    return CallContext(user, where, "call_1", SystemClock(), TimeOrderedIds(), Unfinished(storage), asyncio.Semaphore())
+    return CallContext(user, where, "call_1", SystemClock(), TimeOrderedIds(), Unfinished(storage, asyncio.Semaphore()))
 
 
 def context() -> CallContext:
