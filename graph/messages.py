@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from graph.conversations import Conversation
 
 strawberry.enum(Role, name="MessageRole")
-strawberry.enum(replies.ReplyStatus, name="MessageStatus")
+strawberry.enum(
+    replies.ReplyStatus,
+    name="MessageStatus",
+    description="AWAITING_APPROVAL: until `resolveToolCall` for each tool call that waits. COMPLETE, STOPPED and "
+    "FAILED stay.",
+)
 strawberry.enum(replies.FinishReason)
 strawberry.enum(ReplyErrorCode)
 

@@ -1,11 +1,9 @@
-"""Tools over the API: what is offered, how a call grows in a stream, and decisions from another connection."""
+"""Tool calls over the API: how one grows in a stream, and decisions from another connection or at another server."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,36 +11,23 @@ from domain.models import ArgumentsChunk
 from persistence import schema
 from persistence.database import Database
 from tests.doubles import ScriptedModel, answer, calling
-from tests.graph.protocol import Socket, raw_socket
+from tests.graph.tool_pages import (
+    FOLLOW,
+    REPLY,
+    RESOLVE,
+    STREAM,
+    Event,
+    Page,
+    ended,
+    resolved,
+    sent,
+    subscribed,
+    to_the_end,
+    waiting,
+)
 from tests.letters import LETTER, PostOffice
 from tests.postgres import drop_database, new_database
 from tests.serving import Serving, serving, settings_for
-
-CALL = """id name title status arguments argumentsText result error errorCode startedAt finishedAt
-  approval { requestedAt expiresAt decidedAt decision comment }"""
-PARTS = f"parts {{ __typename id index ... on TextPart {{ text }} ... on ToolCallPart {{ toolCall {{ {CALL} }} }} }}"
-SEND = """mutation ($tools: [String!], $text: String = "Write to Ada.") {
-  sendMessage(input: {text: $text, settings: {tools: $tools}}) {
-    conversation { id settings { toolChoice tools { name } } } reply { id } errors { __typename code path } } }"""
-REPLY = (
-    f"query ($id: ID!) {{ message(id: $id) {{ status text {PARTS} generation {{ steps requests finishReason }} }} }}"
-)
-STREAM = f"""subscription ($id: ID!, $after: String) {{ replyStream(replyId: $id, after: $after) {{ cursor __typename
-  ... on ReplySnapshot {{ reply {{ status {PARTS} }} }}
-  ... on ReplyStatusChanged {{ status }}
-  ... on PartAdded {{ part {{ __typename id index ... on TextPart {{ text }}
-    ... on ToolCallPart {{ toolCall {{ {CALL} }} }} }} }}
-  ... on TextDelta {{ partId text }}
-  ... on ToolCallArgumentsDelta {{ partId toolCallId argumentsText }}
-  ... on ToolCallChanged {{ partId toolCall {{ {CALL} }} }}
-  ... on ReplyFinished {{ reply {{ status {PARTS} }} }} }} }}"""
-FOLLOW = """subscription { conversationEvents { __typename ... on ToolApprovalRequested {
-  toolCall { id status arguments approval { expiresAt } } reply { id } } } }"""
-RESOLVE = f"""mutation ($input: ResolveToolCallInput!) {{ resolveToolCall(input: $input) {{
-  toolCall {{ {CALL} }} reply {{ id }} errors {{ __typename code message path }} }} }}"""
-TOOLS = ["send_letter", "postage"]
-
-Event = dict[str, Any]
 
 
 @pytest.fixture
@@ -59,89 +44,6 @@ def model() -> ScriptedModel:
 async def server(tmp_path: Path, model: ScriptedModel, office: PostOffice) -> AsyncIterator[Serving]:
     async with serving(settings_for(tmp_path), model, toolbox=office.toolbox()) as running:
         yield running
-
-
-async def subscribed(server: Serving, query: str, **variables: Any) -> AsyncGenerator[Event, None]:
-    """The events of a subscription over a socket of its own."""
-    async with raw_socket(server.url) as connection:
-        socket = Socket(connection)
-        await socket.send(type="connection_init")
-        await socket.receive()
-        await socket.send(type="subscribe", id="1", payload={"query": query, "variables": variables})
-        while (message := await socket.receive())["type"] == "next":
-            (event,) = message["payload"]["data"].values()
-            yield event
-
-
-class Page:
-    """What a client shows of a reply: it applies events as the documentation says, and knows nothing else."""
-
-    def __init__(self, events: Iterable[Event] = ()) -> None:
-        self.cursor: str | None = None
-        self.status = ""
-        self.parts: list[Event] = []
-        for event in events:
-            self.apply(event)
-
-    def apply(self, told: Event) -> None:
-        event = deepcopy(told)
-        self.cursor = event["cursor"]
-        match event["__typename"]:
-            case "ReplySnapshot" | "ReplyFinished":
-                self.status, self.parts = event["reply"]["status"], event["reply"]["parts"]
-            case "ReplyStatusChanged":
-                self.status = event["status"]
-            case "PartAdded":
-                self.parts.append(event["part"])
-            case "TextDelta":
-                self._part(event)["text"] += event["text"]
-            case "ToolCallArgumentsDelta":
-                call = self._part(event)["toolCall"]
-                assert call["id"] == event["toolCallId"]
-                call["argumentsText"] += event["argumentsText"]
-            case "ToolCallChanged":
-                self._part(event)["toolCall"] = event["toolCall"]
-
-    def _part(self, event: Event) -> Event:
-        return next(part for part in self.parts if part["id"] == event["partId"])
-
-    @property
-    def call(self) -> Event:
-        calls: list[Event] = [part["toolCall"] for part in self.parts if part["__typename"] == "ToolCallPart"]
-        return calls[-1]
-
-
-async def sent(server: Serving) -> str:
-    payload = (await server.ask(SEND, tools=TOOLS))["sendMessage"]
-    assert payload["errors"] == []
-    return str(payload["reply"]["id"])
-
-
-async def waiting(server: Serving, reply_id: str) -> Page:
-    """The reply when it waits for its user."""
-    page = Page()
-    async with aclosing(subscribed(server, STREAM, id=reply_id)) as events:
-        async for event in events:
-            page.apply(event)
-            if page.status == "AWAITING_APPROVAL":
-                return page
-    raise AssertionError("the reply ended")
-
-
-async def resolved(server: Serving, call: Event, decision: str, **more: Any) -> Event:
-    payload: Event = (await server.ask(RESOLVE, input={"toolCallId": call["id"], "decision": decision} | more))[
-        "resolveToolCall"
-    ]
-    return payload
-
-
-async def to_the_end(server: Serving, reply_id: str, after: str | None = None) -> list[Event]:
-    """What is read from the cursor on."""
-    return [event async for event in subscribed(server, STREAM, id=reply_id, after=after)]
-
-
-async def ended(server: Serving, reply_id: str) -> Page:
-    return Page(await to_the_end(server, reply_id))
 
 
 # ── streams ──
@@ -282,7 +184,10 @@ async def two_servers(
     await schema.upgrade(database)
     await database.close()
     settings, idle = settings_for(tmp_path, database_url=url), settings_for(tmp_path, database_url=url, worker=False)
-    async with serving(settings, model, toolbox=office.toolbox()) as one, serving(idle, model) as other:
+    async with (
+        serving(settings, model, toolbox=office.toolbox()) as one,
+        serving(idle, model, toolbox=office.toolbox()) as other,
+    ):
         yield one, other
     await drop_database(postgres, url)
 
@@ -298,55 +203,14 @@ async def test_a_call_is_decided_on_at_another_server(two_servers: tuple[Serving
     assert len(office.letters) == 1
 
 
-# ── tools, settings and tasks ──
+WAIT = """mutation { sendMessage(input: {text: "Write to Ada.", settings: {tools: ["send_letter"]}, waitMs: 60000}) {
+  reply { status } } }"""
 
 
-async def test_tools_are_listed_with_what_a_model_is_told(server: Serving) -> None:
-    data = await server.ask("{ tools { name title description parameters needsApproval source } }")
-    postage, letter = data["tools"]
-    assert (postage["name"], postage["needsApproval"]) == ("postage", False)
-    assert (letter["name"], letter["title"], letter["needsApproval"]) == ("send_letter", "Send a letter", True)
-    assert letter["description"] == "Send a letter."
-    assert letter["parameters"]["required"] == ["to", "text"]
-    assert letter["source"] == "PLUGIN"
-
-
-async def test_a_tool_that_is_not_there_is_refused(server: Serving) -> None:
-    payload = (await server.ask(SEND, tools=["postage", "absent"]))["sendMessage"]
-    expected = {"__typename": "UnavailableError", "code": "TOOL_UNAVAILABLE", "path": ["input", "settings", "tools"]}
-    assert payload["errors"] == [expected]
-
-
-CREATE = """mutation ($settings: GenerationSettingsInput) { createConversation(input: {settings: $settings}) {
-  conversation { id settings { toolChoice tools { name } } } errors { code path } } }"""
-
-
-async def test_a_conversation_tells_which_tools_it_offers(server: Serving) -> None:
-    offered = {"tools": ["postage"], "toolChoice": "REQUIRED"}
-    one = (await server.ask(CREATE, settings=offered))["createConversation"]["conversation"]
-    assert one["settings"] == {"toolChoice": "REQUIRED", "tools": [{"name": "postage"}]}
-    other = (await server.ask(CREATE, settings={}))["createConversation"]["conversation"]
-    assert other["settings"] == {"toolChoice": "AUTO", "tools": []}
-
-
-WRONG_TOOLS = {"twice": ["postage", "postage"], "no name": ["no name"], "too many": [f"tool_{n}" for n in range(129)]}
-
-
-@pytest.mark.parametrize("what", WRONG_TOOLS)
-async def test_names_of_tools_must_keep_the_rules(server: Serving, what: str) -> None:
-    payload = (await server.ask(CREATE, settings={"tools": WRONG_TOOLS[what]}))["createConversation"]
-    assert payload["errors"] == [{"code": "INVALID_INPUT", "path": ["input", "settings", "tools"]}]
-
-
-async def test_the_texts_of_calls_count_towards_the_length_of_an_answer(
-    server: Serving, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+async def test_who_waits_for_a_reply_waits_no_longer_when_it_waits_for_them(
+    two_servers: tuple[Serving, Serving], model: ScriptedModel
 ) -> None:
-    monkeypatch.setattr("graph.context.MAX_CHARACTERS", 200)
-    model.play(calling(("postage", f'{{"grams": 20{" " * 150}}}')), answer("85 cents."))
-    reply_id = await sent(server)
-    await server.running.services.stream.settled(reply_id, 10)
-    query = "query ($id: ID!) { message(id: $id) { parts { ... on ToolCallPart { toolCall { argumentsText } } } } }"
-    await server.ask(query, id=reply_id)
-    twice = query.replace("argumentsText", "argumentsText again: argumentsText")
-    body = await server.post({"query": twice, "variables": {"id": reply_id}})
-    assert body["errors"][0]["extensions"]["code"] == "QUERY_TOO_COMPLEX"
+    for server in two_servers:
+        model.play(calling(("send_letter", LETTER)))
+        async with asyncio.timeout(30):
+            assert (await server.ask(WAIT))["sendMessage"]["reply"]["status"] == "AWAITING_APPROVAL"
