@@ -149,14 +149,13 @@ class ReplyGenerator:
             (index, call) for index, call in calls_in(tail.parts_so_far()) if call.status is ToolCallStatus.WRITING
         ]
         acts = finish.finish_reason is FinishReason.STOP and not last
-        offered = self._tools.offered(lease.settings)
         for index, call in calls:
             why = (
                 f"The limit of {MAX_STEPS} steps was reached."
                 if last
                 else "The answer ended in the middle of this call."
             )
-            checked = self._tools.check(call, offered) if acts else cancelled(call, why)
+            checked = self._tools.check(call, lease.settings) if acts else cancelled(call, why)
             tail.append(ToolCallChanged(index, checked))
         return acts and bool(calls)
 

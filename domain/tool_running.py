@@ -6,7 +6,7 @@ request the calls came from, and what the model does with the results, is not kn
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -21,7 +21,7 @@ from domain.ports import Clock, Ids, Telemetry
 from domain.replies import Lease
 from domain.spoken import calls_in
 from domain.storage import Storage, UnitOfWork
-from domain.tool_calls import ToolApproval, ToolCall, ToolCallStatus, ToolErrorCode, cancelled, failed
+from domain.tool_calls import ToolApproval, ToolCall, ToolCallStatus, ToolChoice, ToolErrorCode, cancelled, failed
 from domain.tool_contexts import CallContext, OutOfTime, Unfinished, bounded
 from domain.tool_results import MESSAGE_CHARACTERS, arguments_in, cut
 from domain.tools import Tool, Toolbox, ToolError, ToolUnreachable
@@ -44,9 +44,12 @@ class Known:
 
 
 class ToolRunner:
+    """`tools_storage` is for the tools' own units of work: however long those are open, ours find a connection."""
+
     def __init__(
         self,
         storage: Storage,
+        tools_storage: Storage,
         toolbox: Toolbox,
         clock: Clock,
         ids: Ids,
@@ -54,6 +57,7 @@ class ToolRunner:
         approval_seconds: float,
     ) -> None:
         self._storage = storage
+        self._tools_storage = tools_storage
         self._toolbox = toolbox
         self._clock = clock
         self._ids = ids
@@ -66,14 +70,15 @@ class ToolRunner:
         found = (self._toolbox.get(name) for name in settings.tools or ())
         return tuple(OfferedTool(tool.name, tool.description, tool.parameters) for tool in found if tool is not None)
 
-    def check(self, call: ToolCall, offered: Sequence[OfferedTool]) -> ToolCall:
+    def check(self, call: ToolCall, settings: GenerationSettings) -> ToolCall:
         """A call that has been written whole: QUEUED with its arguments, or FAILED, with what the model is told."""
-        now, names = self._clock.now(), [tool.name for tool in offered]
-        arguments = arguments_in(call.arguments_text)
-        tool = self._toolbox.get(call.name) if call.name in names else None
-        if tool is None:
+        now, arguments = self._clock.now(), arguments_in(call.arguments_text)
+        names = () if settings.tool_choice is ToolChoice.NONE else settings.tools or ()
+        if call.name not in names:
             told = f"There is no tool {cut(call.name, 100)!r} to call here; there is {', '.join(names) or 'none'}."
             return failed(call, ToolErrorCode.UNKNOWN_TOOL, told, now)
+        if (tool := self._toolbox.get(call.name)) is None:
+            return failed(call, ToolErrorCode.UNAVAILABLE, UNREACHABLE, now)
         if arguments is None:
             written = cut(call.arguments_text, 200)
             told = f"The arguments were no JSON object, so the call was not made. They began: {written}"
@@ -140,7 +145,7 @@ class ToolRunner:
         assert tool is not None
         assert known.user is not None
         assert known.conversation is not None
-        async with Unfinished(self._storage) as unit:
+        async with Unfinished(self._tools_storage) as unit:
             context = CallContext(known.user, known.conversation, call.id, self._clock, self._ids, unit)
             ended = await self._ended(tool, context, call)
             storing = asyncio.create_task(self._store(tail.lease, ended, unit))
@@ -161,6 +166,7 @@ class ToolRunner:
         """The call with its result, or with why it has none. Tools are not trusted to heed their cancellation."""
         unit = context.unit
         running = asyncio.ensure_future(bounded(tool, context, call.arguments or {}))
+        running.add_done_callback(_looked_at)
         try:
             await asyncio.wait({running}, timeout=tool.timeout + FAREWELL_SECONDS)
         finally:
@@ -217,6 +223,12 @@ class ToolRunner:
             return stored if stored in (ended, perhaps) else None
 
         return await self._patiently(finish, self._storage.write)
+
+
+def _looked_at(task: asyncio.Future[object]) -> None:
+    """What a tool raises that nobody waits for any more stays out of the log: it may quote what users wrote."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _known(work: UnitOfWork, lease: Lease) -> Known:

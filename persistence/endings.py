@@ -93,7 +93,9 @@ async def _untold(connection: Connection, parts: Sequence[MessagePart]) -> list[
     if not shown:
         return []
     stored = await stored_calls(connection, list(shown))
-    return [ToolCallChanged(shown[i].index, call) for i, call in stored.items() if call != shown[i].call]
+    return [
+        ToolCallChanged(part.index, stored[i]) for i, part in shown.items() if stored.get(i, part.call) != part.call
+    ]
 
 
 def _calls_in(parts: Sequence[MessagePart]) -> bool:

@@ -23,8 +23,8 @@ def call_to_json(call: ToolCall) -> CallJson:
         "upstream_id": call.upstream_id or None,
         "status": call.status.value,
         "arguments_text": call.arguments_text or None,
-        "arguments": None if call.arguments is None else json.dumps(call.arguments),
-        "result": None if call.result is None else json.dumps(call.result),
+        "arguments": None if call.arguments is None else _json_text(call.arguments),
+        "result": None if call.result is None else _json_text(call.result),
         "error": call.error,
         "error_code": call.error_code and call.error_code.value,
         "approval": call.approval and _approval_to_json(call.approval),
@@ -81,6 +81,10 @@ def _set_in(given: CallJson) -> CallJson:
         for name, value in given.items()
         if value is not None
     }
+
+
+def _json_text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _storable(text: str) -> str:

@@ -142,14 +142,16 @@ class CallReader:
 
 
 def _is_another(call: _Call, piece: _Piece, *, again: bool) -> bool:
-    """Whether a piece that may be of this call begins another one; `again` if the same frame had one of it before."""
-    same_id = bool(piece.id) and piece.id == call.id
-    if again:
-        return bool(piece.name) or (piece.place is None and not same_id)
-    if not piece.name or same_id:
+    """Whether a piece that may be of this call begins another one, which only a name does.
+
+    `again`: the same frame had a piece of it before.
+    """
+    if not piece.name:
         return False
-    if piece.id and call.id:
+    if again:
         return True
+    if piece.id and call.id:
+        return piece.id != call.id
     return call.told and (piece.name != call.name or (call.whole and bool(piece.text)))
 
 

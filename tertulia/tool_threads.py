@@ -49,6 +49,8 @@ class ToolThreads:
 def _settle(future: Future[Any], function: Callable[[], Any]) -> None:
     try:
         result = function()
+    except StopIteration:  # which asyncio's futures do not take
+        future.set_exception(RuntimeError("the function raised StopIteration"))
     except BaseException as error:
         future.set_exception(error)
     else:

@@ -11,6 +11,7 @@ from sqlalchemy import func, insert, select
 
 from domain.conversations import Conversation, GenerationSettings, ModelParams, Page, PageRequest, TitleSource
 from domain.errors import InvalidInput, StorageError
+from domain.tool_calls import ToolChoice
 from persistence.tables import messages, metadata
 from tests.contracts.storing import BEGINNING, ME, Shelf, a_conversation, ids, law, new_id
 
@@ -56,6 +57,17 @@ async def test_a_conversation_comes_back_as_it_was_stored(shelf: Shelf) -> None:
         updated_at=BEGINNING + timedelta(microseconds=1),
     )
     assert await get(shelf, stored.id) == stored
+
+
+@pytest.mark.parametrize("tools", [None, (), ("mail", "add_task")])
+async def test_tools_in_settings_come_back_and_none_is_not_the_same_as_nothing_said(
+    shelf: Shelf, tools: tuple[str, ...] | None
+) -> None:
+    settings = GenerationSettings(tools=tools, tool_choice=ToolChoice.REQUIRED if tools else None)
+    stored = await shelf.conversation(settings=settings)
+    found = await get(shelf, stored.id)
+    assert found is not None
+    assert found.settings == settings
 
 
 async def test_an_empty_setting_comes_back_as_nothing_said(shelf: Shelf) -> None:

@@ -35,13 +35,19 @@ async def sweep(shelf: Shelf, age: timedelta) -> None:
 async def test_events_come_back_as_they_were_added_numbered_from_one(shelf: Shelf) -> None:
     async with shelf.storage.write() as work:
         for kind in Change:
-            work.feed.add(ME, kind, "conv_1", "msg_1" if "MESSAGE" in kind.name else None)
+            about = {"message_id": "msg_1" if "MESSAGE" in kind.name else None, "tool_call_id": _call_in(kind)}
+            work.feed.add(ME, kind, "conv_1", **about)
         await work.commit()
     told = await shelf.told()
     assert [(e.seq, e.kind, e.conversation_id) for e in told] == [
         (n, kind, "conv_1") for n, kind in enumerate(Change, 1)
     ]
     assert [e.message_id for e in told] == [None, None, None, "msg_1", "msg_1", None]
+    assert [e.tool_call_id for e in told] == [None] * 5 + ["call_1"]
+
+
+def _call_in(kind: Change) -> str | None:
+    return "call_1" if kind is Change.TOOL_APPROVAL_REQUESTED else None
 
 
 async def test_the_numbers_go_on_in_the_next_unit(shelf: Shelf) -> None:

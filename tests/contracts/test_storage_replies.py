@@ -7,8 +7,7 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.conversations import PartKind
-from domain.events import Finished, LoggedEvent, PartAdded, StatusChanged
+from domain.events import Finished, LoggedEvent, StatusChanged
 from domain.replies import FinishReason, HandOver, Lease, Progress, ReplyStatus
 from tests.contracts.storing import (
     ANSWER,
@@ -18,13 +17,12 @@ from tests.contracts.storing import (
     OWNER,
     Pen,
     Shelf,
-    a_call,
     add_reply,
-    awaiting,
     ids,
     law,
     only_postgresql,
 )
+from tests.contracts.test_storage_approvals import ask
 
 
 async def chain(shelf: Shelf, length: int = 3) -> tuple[str, list[str]]:
@@ -38,17 +36,6 @@ async def chain(shelf: Shelf, length: int = 3) -> tuple[str, list[str]]:
 
 async def claimed(shelf: Shelf) -> list[str]:
     return ids(await shelf.claim())
-
-
-async def ask(shelf: Shelf, lease: Lease) -> dict[str, str]:
-    """End the attempt with a call that awaits approval; the call of the reply, if that now waits."""
-    call, pen = a_call(), Pen(lease)
-    part = len((await shelf.found(lease.reply_id)).parts)
-    await shelf.flush(pen.entry(PartAdded(part, PartKind.TOOL_CALL, call)))
-    assert await shelf.add_calls(lease, call)
-    await shelf.flush(awaiting(pen))
-    waits = await shelf.status(lease.reply_id) is ReplyStatus.AWAITING_APPROVAL
-    return {lease.reply_id: call.id} if waits else {}
 
 
 async def finish(shelf: Shelf, lease: Lease) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from domain.conversations import MessagePart, PageRequest, PartKind
 from domain.errors import DataRefused, NotFound, StorageError, Unavailable
 from domain.storage import Storage
 from persistence.database import Database, normalised
-from persistence.unit_of_work import SqlStorage
+from persistence.unit_of_work import SqlStorage, SqlUnitOfWork
 from tests.contracts.storing import ME, SetClock, Shelf, a_conversation
 
 
@@ -221,3 +222,49 @@ async def test_a_cancelled_task_does_not_wait_for_the_database(shelf: Shelf) -> 
         await asyncio.wait([waiting], timeout=5)
         assert waiting.cancelled()
     await shelf.conversation()
+
+
+# ── tables that are not ours ──
+
+
+async def test_what_is_written_to_other_tables_is_committed_with_the_unit_or_not_at_all(shelf: Shelf) -> None:
+    async with SqlStorage(shelf.database, shelf.clock).write() as work:
+        await work.connection.execute(text("CREATE TABLE notes (note TEXT)"))
+        await work.commit()
+    try:
+        for note, kept in (("kept", True), ("lost", False)):
+            async with SqlStorage(shelf.database, shelf.clock).write() as work:
+                await work.connection.execute(text("INSERT INTO notes VALUES (:note)"), {"note": note})
+                if kept:
+                    await work.commit()
+        async with SqlStorage(shelf.database, shelf.clock).read() as work:
+            notes = (await work.connection.execute(text("SELECT note FROM notes"))).scalars().all()
+        assert notes == ["kept"]
+    finally:
+        async with SqlStorage(shelf.database, shelf.clock).write() as work:
+            await work.connection.execute(text("DROP TABLE notes"))
+            await work.commit()
+
+
+async def test_a_statement_on_other_tables_may_be_cancelled_at_any_moment(database: Database) -> None:
+    """It costs its connection, and nobody else anything."""
+    url = database.url.render_as_string(hide_password=False)
+    chance = random.Random(7)
+    async with opened(url, pool_size=2, pool_seconds=5) as storage:
+
+        async def unit() -> None:
+            async with storage.write() as work:
+                assert isinstance(work, SqlUnitOfWork)
+                await work.conversations.add(a_conversation())
+                for _ in range(3):
+                    await work.connection.execute(text("UPDATE users SET display_name = display_name"))
+                await work.commit()
+
+        for _ in range(30):
+            tasks = [asyncio.create_task(unit()) for _ in range(4)]
+            for _ in range(chance.randrange(25)):
+                await count(storage) if chance.random() < 0.1 else await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await unit()

@@ -12,35 +12,45 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(
-    r"(?:^<!-- file: (?P<file>\S+) -->\n+)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"(?:^<!-- (?P<mark>file|save as): (?P<name>\S+) -->\n+)?^```(?P<language>\w+)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
-INSTALLS = re.compile(r"\b(make|docker|npm|pip)\b")
+PREPARES = re.compile(r"\b(make|docker|npm|pip|tertulia serve)\b")
 
 
 @dataclass(frozen=True)
 class Block:
-    """`file` is the file of the repository that the page shows here, if it says so."""
+    """`file` is the file of the repository that the page shows here, `saved` the file its reader is to make of it."""
 
     page: str
     line: int
     language: str
     text: str
     file: str | None
+    saved: str | None = None
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
 
     @property
     def is_command(self) -> bool:
-        return self.language == "sh" and not INSTALLS.search(self.text)
+        return self.language == "sh" and not PREPARES.search(self.text)
 
 
 def blocks(page: str) -> list[Block]:
     text = (ROOT / page).read_text()
-    return [
-        Block(page, text.count("\n", 0, found.start("language")) + 1, found["language"], found["text"], found["file"])
-        for found in FENCE.finditer(text)
-    ]
+    return [_block(page, text, found) for found in FENCE.finditer(text)]
+
+
+def _block(page: str, text: str, found: re.Match[str]) -> Block:
+    names = {found["mark"]: found["name"]}
+    line = text.count("\n", 0, found.start("language")) + 1
+    return Block(page, line, found["language"], found["text"], names.get("file"), names.get("save as"))
+
+
+def line_of(page: str, title: str) -> int:
+    """Where the section with this heading begins."""
+    return (ROOT / page).read_text().splitlines().index(f"## {title}") + 1
 
 
 def commands(page: str) -> Iterator[tuple[Block, Block | None]]:

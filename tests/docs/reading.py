@@ -21,6 +21,7 @@ from tests.serving import Serving
 END = "that was the whole answer"
 ADDRESS = "127.0.0.1:8000"
 CLIENTS = ROOT / "tests" / "clients"
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 class Informed:
@@ -57,9 +58,9 @@ class Informed:
 
 
 class Shell:
-    def __init__(self, process: Process, server: Serving, informed: Informed) -> None:
+    def __init__(self, process: Process, url: str, informed: Informed) -> None:
         self._process = process
-        self._address = server.url.removeprefix("http://")
+        self._address = url.removeprefix("http://")
         self._informed = informed
 
     async def paste(self, command: Block) -> str:
@@ -83,16 +84,16 @@ class Shell:
 
 
 @asynccontextmanager
-async def shell(server: Serving, informed: Informed, folder: Path) -> AsyncIterator[Shell]:
-    """`tertulia` is that of this checkout, with the database of the server."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "DATABASE_URL": f"sqlite:///{folder}/test.db"}
+async def shell(url: str, informed: Informed, folder: Path) -> AsyncIterator[Shell]:
+    """`tertulia` is that of this checkout, with the database of the server; what is installed is found."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": PATH, "DATABASE_URL": f"sqlite:///{folder}/test.db"}
     process = await asyncio.create_subprocess_exec(
         "bash", cwd=folder, env=environment, stdin=PIPE, stdout=PIPE, stderr=STDOUT, limit=2**20
     )
     assert process.stdin is not None
     process.stdin.write(f'tertulia() {{ {shlex.quote(sys.executable)} -m tertulia.cli "$@"; }}\n'.encode())
     try:
-        yield Shell(process, server, informed)
+        yield Shell(process, url, informed)
     finally:
         process.kill()
         await process.communicate()

@@ -52,7 +52,7 @@ async def test_every_command_of_a_page_on_accounts_answers_what_the_page_shows(
 
 
 async def paste_all(page: str, server: Serving, informed: Informed, folder: Path) -> None:
-    async with shell(server, informed, folder) as reader:
+    async with shell(server.url, informed, folder) as reader:
         for command, shown in commands(page):
             given = await reader.paste(command)
             fits = same(shown, given) if shown is not None else is_fine(command, given)
@@ -93,7 +93,7 @@ def test_every_curl_of_a_page_is_among_its_commands(page: str) -> None:
 async def test_a_stream_that_broke_off_and_its_rest_are_the_whole_text(
     server: Serving, informed: Informed, tmp_path: Path
 ) -> None:
-    async with shell(server, informed, tmp_path) as reader:
+    async with shell(server.url, informed, tmp_path) as reader:
         for command, _ in commands("docs/from-rest.md"):
             await reader.paste(command)
             if "rest.txt" in command.text:

@@ -6,7 +6,17 @@ import pytest
 from sqlalchemy import Table, delete, func, insert, select
 
 from domain.errors import StorageError
-from persistence.tables import conversations, messages, metadata, replies, reply_attempts, reply_events, users
+from domain.tasks import Task, TaskPriority, TaskStatus
+from persistence.tables import (
+    conversations,
+    messages,
+    metadata,
+    replies,
+    reply_attempts,
+    reply_events,
+    tool_calls,
+    users,
+)
 from tests.contracts.storing import BEGINNING, Shelf, a_conversation, a_message, a_reply
 
 
@@ -20,6 +30,12 @@ async def remove(shelf: Shelf, table: Table, row_id: str) -> None:
     async with shelf.database.connect(writing=True) as connection:
         await connection.execute(delete(table).where(table.c.id == row_id))
         await connection.commit()
+
+
+async def allow(shelf: Shelf, conversation_id: str) -> None:
+    async with shelf.storage.write() as work:
+        await work.tool_calls.allow(conversation_id, "add_task")
+        await work.commit()
 
 
 async def rows(shelf: Shelf) -> dict[str, int]:
@@ -95,12 +111,24 @@ async def test_an_attempt_is_paid_for_once(shelf: Shelf) -> None:
         )
 
 
+async def test_a_call_needs_its_reply_and_has_its_id_alone(shelf: Shelf) -> None:
+    call = {"part": 0, "attempt": 1, "status": "RUNNING", "data": {}}
+    with pytest.raises(StorageError):
+        await add(shelf, tool_calls, id="call_1", reply_id="msg_absent", **call)
+    pen = await shelf.streaming()
+    await add(shelf, tool_calls, id="call_1", reply_id=pen.id, **call)
+    with pytest.raises(StorageError):
+        await add(shelf, tool_calls, id="call_1", reply_id=pen.id, **call)
+
+
 async def test_everything_goes_with_its_conversation(shelf: Shelf) -> None:
     await shelf.beat()
     before = await rows(shelf)
     conversation = await shelf.conversation()
     parent = await shelf.message(conversation.id)
     await shelf.settled(conversation_id=conversation.id, parent_id=parent.id)
+    await shelf.awaiting(conversation_id=conversation.id)
+    await allow(shelf, conversation.id)
     await remove(shelf, conversations, conversation.id)
     after = await rows(shelf)
     assert after.pop("conversation_events") > before.pop("conversation_events"), "that it is gone is told for longer"
@@ -113,7 +141,11 @@ async def test_everything_goes_with_its_user(shelf: Shelf) -> None:
     user_id = await shelf.user()
     conversation = await shelf.conversation(user_id=user_id)
     await shelf.settled(conversation_id=conversation.id)
+    await shelf.awaiting(conversation_id=conversation.id)
+    await allow(shelf, conversation.id)
+    task = Task("task_1", user_id, conversation.id, "Tea", "", TaskPriority.LOW, TaskStatus.PENDING, BEGINNING)
     async with shelf.storage.write() as work:
+        assert await work.tasks.add(task)
         await work.keys.reserve(user_id, "sendMessage", "k", "print")
         await work.commit()
     await remove(shelf, users, user_id)

@@ -12,7 +12,7 @@ from domain.accounts import LOCAL_USER_ID
 from domain.errors import StorageError
 from persistence import schema
 from persistence.database import Database
-from persistence.tables import messages, metadata, users
+from persistence.tables import messages, metadata, replies, reply_events, users
 from tests.contracts.storing import Shelf, only_sqlite
 
 
@@ -52,6 +52,32 @@ async def test_down_leaves_nothing_and_up_again_brings_all_back(empty: Database)
     assert await schema.current_revision(empty) is None
     await schema.upgrade(empty)
     assert await schema.drift(empty) == []
+
+
+async def test_replies_outlive_the_way_up_and_down_and_those_that_await_approval_are_queued(shelf: Shelf) -> None:
+    done, waiting = await shelf.settled(), await shelf.awaiting()
+    await schema.downgrade(shelf.database, "0003")
+    try:
+        async with shelf.database.connect(writing=False) as connection:
+            query = select(replies.c.id, replies.c.status).order_by(replies.c.id)
+            stored = {row.id: row.status for row in (await connection.execute(query)).all()}
+            events = await connection.execute(select(func.count()).select_from(reply_events))
+            assert events.scalar_one() == len(done.written) + len(waiting.written) + 2
+    finally:
+        await schema.upgrade(shelf.database)
+    assert stored == {done.id: "COMPLETE", waiting.id: "QUEUED"}
+    assert await schema.drift(shelf.database) == []
+    assert (await shelf.found(done.id)).text == "Good morning"
+    assert [lease.reply_id for lease in await shelf.claim()] == [waiting.id]
+
+
+async def test_the_index_of_live_replies_stays_partial(empty: Database) -> None:
+    """SQLite makes the whole table anew, with its indexes."""
+    await schema.upgrade(empty)
+    async with empty.connect(writing=False) as connection:
+        indexes = await connection.run(lambda sync: inspect(sync).get_indexes("replies"))
+    (live,) = [index for index in indexes if index["name"] == "ix_replies_live"]
+    assert any("STREAMING" in str(option) for option in live["dialect_options"].values())
 
 
 async def test_the_first_migration_makes_the_local_user(empty: Database) -> None:

@@ -6,7 +6,8 @@ from domain.conversations import Change, PageRequest
 from domain.feed import Reader
 from domain.storage import UnitOfWork
 from domain.streaming import cursor_at
-from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, Pen, Shelf
+from domain.tool_calls import ToolCallStatus
+from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, Pen, Shelf, a_call
 from tests.persistence.statements import sent_statements
 
 LATER = BEGINNING + timedelta(days=1)
@@ -84,8 +85,8 @@ async def test_an_idle_worker_sends_one_statement_for_each_question_and_two_for_
     async with shelf.storage.write() as work:
         await work.log.sweep(shelf.clock.later())
         await work.commit()
-    questions = ("claim", "held", "beat", "sweep", "purge", "users", "rates", "keys", "feed", "orphans")
-    assert [await statements(ask) for ask in questions] == [1, 1, 1, 1, 1, 1, 1, 1, 1, 2]
+    questions = ("claim", "held", "beat", "sweep", "purge", "users", "rates", "keys", "feed", "expired", "orphans")
+    assert [await statements(ask) for ask in questions] == [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2]
 
 
 async def _idle(work: UnitOfWork, ask: str) -> None:
@@ -108,6 +109,8 @@ async def _idle(work: UnitOfWork, ask: str) -> None:
             await work.rates.sweep()
         case "keys":
             await work.keys.sweep(LATER)
+        case "expired":
+            await work.tool_calls.expired(50)
         case _:
             await work.feed.sweep(timedelta(hours=24))
 
@@ -135,6 +138,41 @@ async def test_ends_of_replies_of_users_with_accounts_cost_a_flush_one_statement
     with sent_statements() as sent:
         await shelf.flush(*(pen.entry(outcome=DONE) for pen in pens))
     assert len(sent) == flush + 6 + 1 + telling(shelf, len(people))
+
+
+async def test_ends_of_replies_with_calls_cost_a_flush_one_statement_more_and_another_to_cancel_some(
+    shelf: Shelf,
+) -> None:
+    """Others pay nothing for it, as the test above pins."""
+    flush = 2 if shelf.database.is_sqlite else 1
+    for status, more in ((ToolCallStatus.SUCCEEDED, 1), (ToolCallStatus.RUNNING, 2)):
+        pens = [await shelf.calling(a_call(status), a_call(status)) for _ in range(3)]
+        with sent_statements() as sent:
+            await shelf.flush(*(pen.entry(outcome=DONE) for pen in pens))
+        assert len(sent) == flush + 6 + more + telling(shelf)
+
+
+async def test_calls_are_stored_by_two_statements_and_each_result_by_two(shelf: Shelf) -> None:
+    for many in (1, 20):
+        pen = await shelf.streaming()
+        calls = [a_call(ToolCallStatus.RUNNING) for _ in range(many)]
+        with sent_statements() as sent:
+            assert await shelf.add_calls(pen.lease, *calls)
+        assert len(sent) == 2
+        with sent_statements() as sent:
+            assert await shelf.finish(pen.lease, calls[0])
+        assert len(sent) == 2
+
+
+async def test_a_decision_is_five_statements_and_the_last_one_of_a_reply_one_more(shelf: Shelf) -> None:
+    first, last = a_call(), a_call()
+    await shelf.awaiting(first, last)
+    with sent_statements() as sent:
+        assert await shelf.decide(first.id)
+    assert len(sent) == 5
+    with sent_statements() as sent:
+        assert await shelf.decide(last.id)
+    assert len(sent) == 6 + telling(shelf)
 
 
 async def test_what_happened_costs_a_unit_the_same_however_much_it_is_and_nothing_when_it_is_nothing(

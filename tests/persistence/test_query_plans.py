@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from domain.accounts import ApiKey, Session, User
 from domain.conversations import PageRequest
-from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, Shelf, only_sqlite
+from domain.tasks import Task, TaskPriority, TaskStatus
+from domain.tool_calls import ToolCallStatus
+from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, Pen, Shelf, a_call, awaiting, only_sqlite
 from tests.persistence.statements import Sent, sent_statements
 
 GROWING = {
@@ -23,6 +25,9 @@ GROWING = {
     "api_keys",
     "rates",
     "token_usage",
+    "tool_calls",
+    "tool_approvals",
+    "tasks",
 }
 AN_HOUR = timedelta(hours=1)
 
@@ -84,6 +89,43 @@ async def everything(shelf: Shelf) -> list[Sent]:
     return sent
 
 
+async def everything_of_tools(shelf: Shelf) -> list[Sent]:
+    """What is sent while calls of tools are made, approved, stopped and removed."""
+    task = Task("task_1", ME, None, "Tea", "", TaskPriority.LOW, TaskStatus.PENDING, BEGINNING)
+    running, waiting, late = a_call(ToolCallStatus.RUNNING), a_call(), a_call()
+    with sent_statements() as sent:
+        pen = await shelf.awaiting(waiting)
+        await shelf.decide(waiting.id)
+        pen = Pen(next(lease for lease in await shelf.claim() if lease.reply_id == pen.id))
+        await shelf.add_calls(pen.lease, running, late)
+        await shelf.finish(pen.lease, running)
+        await shelf.flush(awaiting(pen))
+        await shelf.calls(pen.id)
+        await shelf.expired()
+        await shelf.stop(pen.id)
+        ending = await shelf.calling(a_call(ToolCallStatus.RUNNING))
+        await shelf.flush(ending.entry(outcome=DONE))
+        async with shelf.storage.write() as work:
+            await work.tool_calls.allow(pen.lease.conversation_id, "add_task")
+            await work.tool_calls.allowed(pen.lease.conversation_id)
+            await work.tasks.add(task)
+            await work.tasks.get(ME, task.id)
+            await work.tasks.of(ME, TaskStatus.PENDING, 20)
+            await work.tasks.of(ME, None, 20)
+            await work.tasks.complete(task.id, BEGINNING)
+            await work.conversations.delete(pen.lease.conversation_id, BEGINNING)
+            await work.conversations.purge(BEGINNING + timedelta(days=1))
+            await work.commit()
+    return sent
+
+
+@only_sqlite
+async def test_no_unit_reads_a_growing_table_of_tools_from_end_to_end(shelf: Shelf) -> None:
+    sent = await everything_of_tools(shelf)
+    plans = {statement: scans(str(shelf.database.file), statement, given) for statement, given in sent}
+    assert {statement: found for statement, found in plans.items() if found} == {}
+
+
 async def everything_of_accounts(shelf: Shelf) -> list[Sent]:
     """What is sent while an account lives and is deleted."""
     user = User("user_1", None, BEGINNING, "ada@example.org", "https://id.example", "42")
@@ -101,7 +143,7 @@ async def everything_of_accounts(shelf: Shelf) -> list[Sent]:
             await work.sessions.rotate(token, "second", BEGINNING, session.expires_at)
             await work.sessions.alive([session.id])
             await work.sessions.of_user(user.id)
-            await work.sessions.revoke_all(user.id, session.id)
+            await work.sessions.revoke_all(user.id)
             await work.sessions.revoke(user.id, session.id)
             await work.sessions.sweep()
             await work.api_keys.add(ApiKey("key_1", user.id, "ci", "tk_1", BEGINNING), "key")

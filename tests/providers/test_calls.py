@@ -28,8 +28,10 @@ async def test_a_call_may_be_without_arguments(endpoint: ScriptedEndpoint, chat:
     assert await _one(endpoint, chat, called(sent)) == ("a", "now", "")
 
 
-async def test_an_empty_object_alone_is_the_arguments(endpoint: ScriptedEndpoint, chat: Asking) -> None:
-    assert await _one(endpoint, chat, called(entry(0, "a", "now", "{}"))) == ("a", "now", "{}")
+@pytest.mark.parametrize("more", ["", "\n"])
+async def test_an_empty_object_alone_is_the_arguments(endpoint: ScriptedEndpoint, chat: Asking, more: str) -> None:
+    frames = [called(entry(0, "a", "now", "{}")), called(entry(0, arguments=more))]
+    assert await _one(endpoint, chat, *frames) == ("a", "now", "{}" + more)
 
 
 async def test_several_calls_without_arguments_are_several_calls(endpoint: ScriptedEndpoint, chat: Asking) -> None:
@@ -102,8 +104,22 @@ async def test_what_no_database_stores_is_replaced_in_calls_too(endpoint: Script
 
 
 async def test_names_are_cut_and_ids_without_measure_are_none(endpoint: ScriptedEndpoint, chat: Asking) -> None:
-    frames = [called(entry(0, "i" * 256, "n" * 300)), called(entry(0, "i" * 256, "n" * 300, PARIS))]
+    frames = [called(entry(0, "i" * 256, "n" * 300, piece)) for piece in ('{"city": ', '"Paris"}')]
     assert await _one(endpoint, chat, *frames) == ("", "n" * 200, PARIS)
+
+
+async def test_names_in_pieces_are_cut_too(endpoint: ScriptedEndpoint, chat: Asking) -> None:
+    frames = [called(entry(0, name="n" * 150)), called(entry(0, name="m" * 150))]
+    assert await _one(endpoint, chat, *frames) == ("", "n" * 150 + "m" * 50, "")
+
+
+async def test_the_word_null_is_no_id(endpoint: ScriptedEndpoint, chat: Asking) -> None:
+    assert await _one(endpoint, chat, called(entry(0, "null", "weather", PARIS))) == ("", "weather", PARIS)
+
+
+async def test_a_name_that_comes_again_at_the_end_begins_no_call(endpoint: ScriptedEndpoint, chat: Asking) -> None:
+    frames = [called(entry(0, "a", "weather", PARIS)), called(entry(0, "", "weather", ""))]
+    assert await _one(endpoint, chat, *frames) == ("a", "weather", PARIS)
 
 
 def _refused(error: ProviderError) -> tuple[ReplyErrorCode, str, bool]:

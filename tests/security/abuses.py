@@ -232,6 +232,12 @@ COST = {
         " messages(first: 100) { nodes { siblings { siblings { id } } } } } } } }",
         "costs too much",
     ),
+    "messages of the conversations of all tasks": Abuse(
+        "{ tasks(first: 1000) { conversation { messages(first: 1) { nodes { id } } } } }", "costs too much"
+    ),
+    "all tasks five times": Abuse(
+        "{" + many(5, lambda i: f"a{i}: tasks(first: 1000) {{ conversation {{ id }} }}") + "}", "costs too much"
+    ),
     "101 ids": Abuse("query ($ids: [ID!]!) { nodes(ids: $ids) { id } }", "list of ids", variables={"ids": ["a"] * 101}),
     "101 ids in the document": Abuse(f"{{ nodes(ids: [{'1 ' * 101}]) {{ id }} }}", "list of ids"),
     "types of fields of types": Abuse(

@@ -29,9 +29,11 @@ class World:
     email: str
     refresh: str
     password: str
+    tool_call: str
+    """It awaits approval."""
 
     def kinds(self) -> dict[str, str]:
-        names = ("conversation", "message", "reply", "settled", "session", "api_key", "user")
+        names = ("conversation", "message", "reply", "settled", "session", "api_key", "user", "tool_call")
         return {name: getattr(self, name) for name in names}
 
 
@@ -56,7 +58,10 @@ def _mutation(name: str, answer: str, kinds: dict[Path, str], **more: Any) -> Ca
 
 
 ERRORS = "errors { __typename code message path ... on NotFoundError { id } }"
-CONVERSATION = "id title settings { systemPrompt } metadata messages { nodes { id text } } leaf { id }"
+CONVERSATION = (
+    "id title settings { systemPrompt tools { name } toolChoice } metadata messages { nodes { id text } } leaf { id }"
+)
+TOOL_CALL = "id name title status arguments argumentsText result error approval { comment }"
 MESSAGE = "id text role parent { id } siblings { id } children { id } conversation { id title }"
 NODE = (
     f"__typename id ... on Conversation {{ {CONVERSATION} }} ... on Message {{ {MESSAGE} }} ... on Viewer {{ email }}"
@@ -77,6 +82,8 @@ CALLS: dict[str, Call] = {
         {("id",): "message"},
     ),
     "Query.models": Call("{ models { name } }"),
+    "Query.tools": Call("{ tools { name description parameters } }"),
+    "Query.tasks": Call("{ tasks { id title description conversation { id title } } }"),
     "Query.node": Call(
         f"query ($id: ID!) {{ node(id: $id) {{ {NODE} }} }}",
         lambda own: {"id": own.conversation},
@@ -106,6 +113,15 @@ CALLS: dict[str, Call] = {
     "Mutation.regenerateReply": _mutation("regenerateReply", SENT, {("input", "replyId"): "settled"}),
     "Mutation.continueReply": _mutation("continueReply", SENT, {("input", "replyId"): "settled"}),
     "Mutation.stopReply": _mutation("stopReply", f"reply {{ {MESSAGE} }}", {("input", "replyId"): "reply"}),
+    "Mutation.resolveToolCall": _mutation(
+        "resolveToolCall",
+        f"toolCall {{ {TOOL_CALL} }} reply {{ {MESSAGE} }}",
+        {("input", "toolCallId"): "tool_call"},
+        decision="APPROVE",
+        comment="Do it.",
+        arguments={"to": "Grace", "text": "Come."},
+        remember=True,
+    ),
     "Mutation.createConversation": _mutation("createConversation", f"conversation {{ {CONVERSATION} }}", {}),
     "Mutation.renameConversation": _mutation(
         "renameConversation",

@@ -13,10 +13,11 @@ from persistence.database import Database
 from persistence.unit_of_work import SqlStorage
 from tertulia.services import SystemClock
 from tests.doubles import ScriptedModel, answer
+from tests.letters import PostOffice
 from tests.security.people import FRIEND, Person, guarded, own_database, register
 from tests.security.resolvers import Resolved, noted_resolvers
 from tests.security.services import EMAIL, OLD, administration
-from tests.security.stage import SECRET, Stage, world_of
+from tests.security.stage import SECRET, LetterWriter, Stage, world_of
 from tests.security.tokens import SECRET_KEY
 from tests.serving import Serving
 
@@ -25,10 +26,14 @@ from tests.serving import Serving
 async def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     folder: Path = tmp_path_factory.mktemp("ownership")
     postgres = request.getfixturevalue("postgres") if request.param == "postgresql" else None
-    model, gate = ScriptedModel(), asyncio.Event()
+    model, gate = LetterWriter(), asyncio.Event()
     short = answer("Well", "...", reason=FinishReason.LENGTH)
     model.play(short, [*short[:2], gate, *short[2:]], short)
-    async with own_database(request.param, folder, postgres) as database, guarded(folder, model, **database) as server:
+    toolbox = PostOffice().toolbox()
+    async with (
+        own_database(request.param, folder, postgres) as database,
+        guarded(folder, model, toolbox=toolbox, **database) as server,
+    ):
         victim = await register(server, "victim")
         yield Stage(server, victim, await world_of(victim, SECRET, live=True))
         gate.set()

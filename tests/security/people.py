@@ -13,6 +13,7 @@ from secrets import token_urlsafe
 from typing import Any
 
 from domain.ports import ChatModel, Clock
+from domain.tools import Toolbox
 from graph.transport import Limits
 from persistence import schema
 from persistence.database import Database
@@ -124,12 +125,13 @@ async def guarded(
     model: ChatModel | None = None,
     limits: Limits | None = None,
     clock: Clock | None = None,
+    toolbox: Toolbox | None = None,
     **changes: Any,
 ) -> AsyncIterator[Serving]:
     """A server with accounts that anybody may make."""
     many = {"registrations_per_address": 0, "anonymous_operations_per_address": 0}
     settings = settings_for(folder, **{"auth": "password", "registration": "open"} | many | changes)
-    async with serving(settings, model, limits=limits, clock=clock) as running:
+    async with serving(settings, model, limits=limits, clock=clock, toolbox=toolbox) as running:
         yield running
 
 

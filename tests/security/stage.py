@@ -1,21 +1,44 @@
 """A victim with a finished and a live reply, and what is known of somebody's world before and after an attack."""
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from domain.models import ChatChunk, ChatRequest, ToolAnswer
+from tests.doubles import ScriptedModel, answer, calling
+from tests.letters import LETTER
 from tests.security.calls import World
 from tests.security.people import FEED, SEND, Person, streamed
 from tests.serving import Serving
 
 EXPORT = """{ viewer { id email displayName settings { systemPrompt } sessions { id } apiKeys { id name prefix } }
   conversations(first: 20) { nodes { id title titleSource updatedAt lastActivityAt metadata leaf { id }
-    activeReplies { id } allMessages(first: 20) { nodes { id text status metadata createdAt parent { id } } } } } }"""
+    activeReplies { id } allMessages(first: 20) { nodes { id text status metadata createdAt parent { id }
+      parts { ... on ToolCallPart { toolCall { id status approval { decision comment } } } } } } } }
+  tasks { id title } }"""
 WATCHED = """subscription ($id: ID!, $after: String) { replyStream(replyId: $id, after: $after) {
   __typename cursor ... on TextDelta { text } ... on ReplySnapshot { reply { text } }
   ... on ReplyFinished { reply { status text } } } }"""
+CALLS = "query ($id: ID!) { message(id: $id) { status parts { ... on ToolCallPart { toolCall { id } } } } }"
+TOOLS = {"tools": ["send_letter"]}
 SECRET = "the code of the safe is 4711"
+
+
+class LetterWriter(ScriptedModel):
+    """Plays its scripts, but whoever offers it tools gets a letter first."""
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
+        if not request.tools:
+            async for chunk in super().stream(request):
+                yield chunk
+            return
+        asked = any(isinstance(message, ToolAnswer) for message in request.messages)
+        for step in answer("Done.") if asked else calling(("send_letter", LETTER)):
+            assert not isinstance(step, Exception | asyncio.Event)
+            yield step
 
 
 @dataclass
@@ -38,6 +61,7 @@ async def world_of(person: Person, text: str, *, live: bool = False) -> World:
             async for event in events:
                 if "Well" in json.dumps(event):
                     break
+    tool_call = await asked_for_consent(person, conversationId=sent["conversation"]["id"], parentId=settled)
     key, _ = await person.new_key()
     (session,) = await person.sessions()
     return World(
@@ -51,7 +75,19 @@ async def world_of(person: Person, text: str, *, live: bool = False) -> World:
         person.email,
         person.refresh,
         person.password,
+        tool_call,
     )
+
+
+async def asked_for_consent(person: Person, **where: str) -> str:
+    """The id of a tool call of a reply that waits for the person, and for nothing else."""
+    reply_id = (await person.do(SEND, text="Write to Ada.", settings=TOOLS, **where))["reply"]["id"]
+    async with aclosing(streamed(person.server, person.access, "sse", WATCHED, id=reply_id)) as events:
+        async for _ in events:
+            reply = (await person.ask(CALLS, id=reply_id))["message"]
+            if reply["status"] == "AWAITING_APPROVAL":
+                return str(reply["parts"][0]["toolCall"]["id"])
+    raise AssertionError("it waits for nobody")
 
 
 async def newest(person: Person) -> str:

@@ -25,8 +25,12 @@ ALL_OF_GRAPHQL_JS = {
     "experimental_directive_deprecation": True,
     "one_of": True,
 }
-PART = "parts { __typename id index ... on TextPart { text } ... on ReasoningPart { text durationMs } }"
-MADE = "generation { model finishReason error { code message retryable } usage { inputTokens outputTokens } }"
+PART = (
+    "parts { __typename id index ... on TextPart { text } ... on ReasoningPart { text durationMs }"
+    " ... on ToolCallPart { toolCall { id name title status arguments argumentsText result error errorCode"
+    " startedAt finishedAt approval { requestedAt expiresAt decidedAt decision comment } } } }"
+)
+MADE = "generation { model steps finishReason error { code message retryable } usage { inputTokens outputTokens } }"
 SCREENS = {
     "sidebar of 100": """{ conversations(first: 100) { totalCount pageInfo { hasNextPage endCursor } nodes {
         id title lastActivityAt activeReplies { id }
@@ -47,6 +51,11 @@ SCREENS = {
         ... on Message { text siblings { id } } } }""",
     "what a schema can say of itself": """{ directive: __type(name: "__Directive") { fields { name } }
         field: __type(name: "__Field") { fields { name } } type: __type(name: "__Type") { fields { name } } }""",
+    "all tasks with their conversations": """query ($n: Int = 1000) { tasks(status: PENDING, first: $n) {
+        id title description priority status createdAt conversation { id title } } }""",
+    "settings of 30 conversations with their tools": """{
+        tools { name title description parameters needsApproval source }
+        conversations { nodes { settings { toolChoice tools { name title } } } } }""",
     "introspection": get_introspection_query(),
     "introspection with all options": get_introspection_query(**ALL_OF_GRAPHQL_JS),
 }
@@ -61,11 +70,16 @@ def ours() -> Iterator[tuple[str, str]]:
             fragments = {found[1]: block(text, found.start()) for found in FRAGMENT.finditer(text)}
             for found in BEGINNING.finditer(text):
                 operation = block(text, found.start()).removeprefix('"query": "')
-                spread = [fragments[name] for name in fragments if f"...{name}" in operation]
-                yield (
-                    f"{file.relative_to(ROOT)}:{text.count(chr(10), 0, found.start()) + 1}",
-                    " ".join([operation, *spread]),
-                )
+                place_in_file = f"{file.relative_to(ROOT)}:{text.count(chr(10), 0, found.start()) + 1}"
+                yield place_in_file, with_fragments(operation, fragments)
+
+
+def with_fragments(operation: str, fragments: dict[str, str]) -> str:
+    """The operation and the fragments that it spreads, and those that these spread."""
+    text, left = operation, dict(fragments)
+    while spread := [name for name in left if f"...{name}" in text]:
+        text = " ".join([text, *(left.pop(name) for name in spread)])
+    return text
 
 
 def block(text: str, start: int) -> str:
