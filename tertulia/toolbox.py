@@ -1,6 +1,6 @@
 """All tools of a server: those of its registry, and those of the MCP servers that the configuration file names.
 
-Knows nothing of who is offered which.
+Knows nothing of who is offered which. The library of MCP is imported where there are servers only, as that takes long.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,8 @@ class ServerToolbox:
         return [] if self._servers is None else self._servers.away()
 
     def _all(self) -> dict[str, Tool]:
-        remote = {} if self._servers is None else {tool.name: tool for tool in reversed(self._servers.tools())}
+        listed = [] if self._servers is None else self._servers.tools()
+        remote = {tool.name: tool for tool in reversed(listed)}
         return {**remote, **self._own}
 
 
@@ -60,13 +61,13 @@ async def connected_toolbox(settings: Settings, registry: Registry, stack: Async
 
     Raises SettingsError when a variable that a server is given is not set.
     """
-    configured = settings.config_file().mcp
-    if not configured:
+    servers = settings.config_file().mcp
+    if not servers:
         return ServerToolbox(registry.tools, None)
-    from providers.mcp import open_mcp_servers  # half a second, and 30 MB
+    from providers.mcp import open_mcp_servers  # half a second, and 18 MB
 
-    servers = [_server(name, entry) for name, entry in configured.items()]
-    return ServerToolbox(registry.tools, await stack.enter_async_context(open_mcp_servers(servers)))
+    opening = open_mcp_servers([_server(name, entry) for name, entry in servers.items()])
+    return ServerToolbox(registry.tools, await stack.enter_async_context(opening))
 
 
 def _server(name: str, entry: McpEntry) -> "McpServer":
