@@ -28,6 +28,7 @@ from domain.events import (
 from domain.journal import Journal, Tail
 from domain.ports import Bell, Notifier, Telemetry
 from domain.relay import Followed, Relay
+from domain.replies import ReplyStatus
 from domain.storage import Storage
 from domain.topics import reply_topic
 
@@ -108,13 +109,16 @@ class ReplyStream:
         return self._follow(Reader(self._storage, self._journal, self._relay, message, position_in(reply_id, after)))
 
     async def settled(self, reply_id: str, seconds: float) -> None:
-        """Wait until the reply has ended, at most so long: asking the database only when something has changed."""
+        """Wait until the reply has ended or awaits approval, at most so long.
+
+        The database is asked only when something has changed.
+        """
         deadline = self._journal.clock() + seconds
         async with self._notifier.listen(reply_topic(reply_id)) as bell:
             while (remaining := deadline - self._journal.clock()) > 0:
                 async with self._storage.peek() as work:
                     progress = await work.replies.progress(reply_id)
-                if progress is None or progress.status.settled:
+                if progress is None or progress.status.settled or progress.status is ReplyStatus.AWAITING_APPROVAL:
                     return
                 if (tail := self._journal.tail(reply_id)) is not None:
                     await tail.wait_ended(remaining)
@@ -123,9 +127,9 @@ class ReplyStream:
                     await self._news_of_the_end(reply_id, elsewhere, bell, deadline)
 
     async def _news_of_the_end(self, reply_id: str, elsewhere: Followed, bell: Bell, deadline: float) -> None:
-        """Until it may have ended, or is made here after all."""
+        """Until it may have ended or await approval, or is made here after all."""
         while (remaining := deadline - self._journal.clock()) > 0:
-            if elsewhere.gone or elsewhere.window.finished or self._journal.tail(reply_id) is not None:
+            if elsewhere.gone or elsewhere.window.rests or self._journal.tail(reply_id) is not None:
                 return
             await bell.wait(min(POLL_SECONDS, remaining))
 

@@ -89,6 +89,13 @@ async def post(tmp_path: Path) -> AsyncIterator[Post]:
         yield Post(Talk(running, model), office, toolbox, clock)
 
 
+async def test_who_waits_for_a_reply_hears_at_once_that_it_awaits_approval(post: Post) -> None:
+    sent = await post.talk.send(settings=WITH_LETTERS)
+    reply = await post.talk.settled(sent.reply_id)
+    assert reply.reply is not None
+    assert reply.reply.status is ReplyStatus.AWAITING_APPROVAL
+
+
 async def test_an_approved_call_is_made_and_the_reply_goes_on(post: Post) -> None:
     call = await post.asked()
     assert post.office.letters == []
