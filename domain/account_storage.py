@@ -92,9 +92,7 @@ class Sessions(Protocol):
         """Remove the user's session with its tokens; False when there was none."""
         ...
 
-    async def revoke_all(self, user_id: str, keep: str | None = None) -> None:
-        """All of the user's sessions, but for one."""
-        ...
+    async def revoke_all(self, user_id: str) -> None: ...
 
     async def sweep(self) -> None:
         """Remove what has expired."""

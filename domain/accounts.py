@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from domain.errors import InvalidInput
+from domain.storable import check_characters
 
 LOCAL_USER_ID = "user_00000000000070008000000000000000"
 API_KEY_PREFIX = "tk_"
@@ -113,7 +114,7 @@ def normalised_email(text: str) -> str:
     email = unicodedata.normalize("NFKC", text).strip().casefold()
     if len(email) > MAX_EMAIL or not EMAIL.fullmatch(email):
         raise InvalidInput("This is not an e-mail address.", "email")
-    _encodable(email, "email")
+    check_characters(email, "email")
     return email
 
 
@@ -129,7 +130,7 @@ def check_password(password: str, email: str, field: str) -> None:
     """Raises InvalidInput for a password that must not be set."""
     if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
         raise InvalidInput(f"A password has {MIN_PASSWORD} to {MAX_PASSWORD} characters.", field)
-    _encodable(password, field)
+    check_characters(password, field)
     if password.casefold() in (email, email.partition("@")[0]):
         raise InvalidInput("The password must not be the e-mail address.", field)
 
@@ -139,7 +140,7 @@ def check_name(name: str | None, field: str) -> None:
         return
     if not name.strip() or len(name) > MAX_NAME or "\0" in name:
         raise InvalidInput(f"A name has 1 to {MAX_NAME} characters.", field)
-    _encodable(name, field)
+    check_characters(name, field)
 
 
 def new_user(user_id: str, email: str, password: str, name: str | None, now: datetime) -> tuple[User, str]:
@@ -148,13 +149,6 @@ def new_user(user_id: str, email: str, password: str, name: str | None, now: dat
     check_password(password, email, "password")
     check_name(name, "displayName")
     return User(user_id, name, now, email), password
-
-
-def _encodable(text: str, field: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInput("The text contains half of a surrogate pair, which is not a character.", field) from error
 
 
 def digest(secret: str) -> str:

@@ -13,6 +13,7 @@ from domain.inputs import ResolveToolCall, Rules
 from domain.ports import Clock, Notifier
 from domain.storage import Storage
 from domain.tool_calls import ToolApproval, ToolCall, ToolCallStatus, ToolDecision
+from domain.tool_results import MESSAGE_CHARACTERS, cut
 from domain.tool_storage import StoredCall
 from domain.tools import Toolbox
 from domain.topics import QUEUE, reply_topic, user_topic
@@ -80,7 +81,8 @@ class ApprovalService:
         if tool is None:
             raise Conflict(f"The tool {call.name} is not there now: its arguments cannot be changed.", "arguments")
         if (wrong := tool.check(arguments)) is not None:
-            raise InvalidInput(wrong, "arguments")
+            told = cut(wrong.rstrip("."), MESSAGE_CHARACTERS)
+            raise InvalidInput(f"The arguments do not fit: {told}.", "arguments")
 
 
 def _repeats(command: ResolveToolCall, call: ToolCall) -> bool:

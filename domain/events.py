@@ -151,12 +151,6 @@ class Window:
         self.finished = False
         self._kept: deque[LoggedEvent] = deque(maxlen=size)
 
-    @property
-    def rests(self) -> bool:
-        """Whether nothing more comes by itself: the reply has ended, or awaits approval."""
-        last = self._kept[-1].event if self._kept else None
-        return last == StatusChanged(ReplyStatus.AWAITING_APPROVAL) or self.finished
-
     def add(self, events: Sequence[LoggedEvent]) -> None:
         """Events must come in the order of their numbers, without gaps."""
         if not events:

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from domain.conversations import GenerationSettings, ModelParams, Role, SeedMessage
 from domain.errors import InvalidInput
+from domain.storable import INTEGERS, MAX_DEPTH, check_text
 from domain.tool_calls import ToolDecision
 from domain.tools import MAX_TOOLS, NAME
 
@@ -23,9 +24,6 @@ MAX_HISTORY = 2_000
 MAX_METADATA = 16_384
 MAX_ARGUMENTS = 65_536
 MAX_COMMENT = 2_000
-MAX_DEPTH = 32
-INTEGERS = range(-(2**63), 2**64)
-"""What readers and writers of JSON take for an integer: beyond it, ours cannot write the value out again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +138,7 @@ class Rules:
             raise InvalidInput(
                 f"The text has {len(text)} characters; at most {self.max_message_characters} are allowed.", *path
             )
-        _storable(text, *path)
+        check_text(text, *path)
 
     def title(self, title: str) -> None:
         if not title.strip():
@@ -152,7 +150,7 @@ class Rules:
             return
         if len(title) > MAX_TITLE:
             raise InvalidInput(f"The title has {len(title)} characters; at most {MAX_TITLE} are allowed.", "title")
-        _storable(title, "title")
+        check_text(title, "title")
 
     def _new_or_existing(self, command: SendMessage) -> None:
         if command.conversation_id is None and command.parent_id is not None:
@@ -195,7 +193,7 @@ class Rules:
                 raise InvalidInput(
                     f"The comment has {length} characters; at most {MAX_COMMENT} are allowed.", "comment"
                 )
-            _storable(command.comment, "comment")
+            check_text(command.comment, "comment")
         if command.arguments is not None:
             _json(command.arguments, MAX_ARGUMENTS, "The arguments are", "arguments")
 
@@ -204,14 +202,14 @@ class Rules:
             return
         if not 1 <= len(key) <= MAX_KEY:
             raise InvalidInput(f"An idempotency key has 1 to {MAX_KEY} characters.", "idempotencyKey")
-        _storable(key, "idempotencyKey")
+        check_text(key, "idempotencyKey")
 
 
 def _json(value: Mapping[str, object], most: int, it_is: str, field: str) -> None:
     """Check that an object can be stored and written out again, in at most so many bytes."""
     for inner in _values_in(value, it_is, field):
         if isinstance(inner, str):
-            _storable(inner, field)
+            check_text(inner, field)
         elif isinstance(inner, int) and inner not in INTEGERS:
             raise InvalidInput(f"{it_is} not storable: an integer has more than 64 bits.", field)
     try:
@@ -244,15 +242,6 @@ def _tools(names: tuple[str, ...]) -> None:
         raise InvalidInput("A tool's name has 1 to 64 letters, digits, underscores and hyphens.", *path)
 
 
-def _storable(text: str, *path: str) -> None:
-    if "\0" in text:
-        raise InvalidInput("The text contains a NUL character, which cannot be stored.", *path)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInput("The text contains half of a surrogate pair, which is not a character.", *path) from error
-
-
 def _params(params: ModelParams) -> None:
     path = ("settings", "params")
     if params.temperature is not None and not 0 <= params.temperature <= 2:
@@ -264,4 +253,4 @@ def _params(params: ModelParams) -> None:
     if params.stop is not None and not (len(params.stop) <= MAX_STOPS and all(params.stop)):
         raise InvalidInput(f"`stop` takes at most {MAX_STOPS} strings, none empty.", *path, "stop")
     for text in params.stop or ():
-        _storable(text, *path, "stop")
+        check_text(text, *path, "stop")

@@ -4,12 +4,11 @@ A reply has the id of its message. What clients ask to be done with replies is i
 is in `generation.py`; what is seen of it meanwhile is in `streaming.py`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from domain.conversations import GenerationSettings, MessagePart
+from domain.conversations import GenerationSettings
 from domain.errors import ProviderError, QuotaExceeded, ReplyErrorCode
 
 
@@ -267,11 +266,3 @@ class HandOver:
     requests: int = 0
     token_count: int = 0
     awaits_approval: bool = False
-
-
-def steps_in(parts: Sequence[MessagePart]) -> int:
-    """How many answers of the model a reply is made of: those that end with calls of tools, and the one after them."""
-    called = [index for index, part in enumerate(parts) if part.call is not None]
-    last = called[-1] if called else -1
-    steps = max((part.call.step for part in parts if part.call is not None), default=0)
-    return steps + any(part.text for part in parts[last + 1 :])

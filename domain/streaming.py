@@ -23,6 +23,7 @@ from domain.events import (
     StatusChanged,
     TextDelta,
     ToolCallChanged,
+    Window,
     joined,
 )
 from domain.journal import Journal, Tail
@@ -34,6 +35,7 @@ from domain.topics import reply_topic
 
 POLL_SECONDS = 1.0
 READ_AT_ONCE = 1_000
+WAITING = ReplyStatus.AWAITING_APPROVAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +110,17 @@ class ReplyStream:
             raise NotFound("reply", reply_id, "replyId")
         return self._follow(Reader(self._storage, self._journal, self._relay, message, position_in(reply_id, after)))
 
-    async def settled(self, reply_id: str, seconds: float) -> None:
-        """Wait until the reply has ended or awaits approval, at most so long.
+    async def settled(self, reply_id: str, seconds: float, *, or_waits: bool = False) -> None:
+        """Wait until the reply has ended, at most so long: asking the database only when something has changed.
 
-        The database is asked only when something has changed.
+        With `or_waits` also until it awaits approval.
         """
         deadline = self._journal.clock() + seconds
         async with self._notifier.listen(reply_topic(reply_id)) as bell:
             while (remaining := deadline - self._journal.clock()) > 0:
                 async with self._storage.peek() as work:
                     progress = await work.replies.progress(reply_id)
-                if progress is None or progress.status.settled or progress.status is ReplyStatus.AWAITING_APPROVAL:
+                if progress is None or progress.status.settled or (or_waits and progress.status is WAITING):
                     return
                 if (tail := self._journal.tail(reply_id)) is not None:
                     await tail.wait_ended(remaining)
@@ -127,9 +129,9 @@ class ReplyStream:
                     await self._news_of_the_end(reply_id, elsewhere, bell, deadline)
 
     async def _news_of_the_end(self, reply_id: str, elsewhere: Followed, bell: Bell, deadline: float) -> None:
-        """Until it may have ended or await approval, or is made here after all."""
+        """Until it may have ended or wait for its user, or is made here after all."""
         while (remaining := deadline - self._journal.clock()) > 0:
-            if elsewhere.gone or elsewhere.window.rests or self._journal.tail(reply_id) is not None:
+            if elsewhere.gone or _at_rest(elsewhere.window) or self._journal.tail(reply_id) is not None:
                 return
             await bell.wait(min(POLL_SECONDS, remaining))
 
@@ -248,6 +250,12 @@ class Reader:
 
     def _event(self, event: Shown) -> StreamedEvent:
         return StreamedEvent(self.reply_id, cursor_at(self.reply_id, self._position or 0), event)
+
+
+def _at_rest(window: Window) -> bool:
+    """Whether the newest event is the last for now."""
+    newest = window.after(window.newest - 1) or []
+    return window.finished or any(logged.event == StatusChanged(WAITING) for logged in newest)
 
 
 def _call_ids(parts: Iterable[MessagePart]) -> dict[int, str]:

@@ -18,6 +18,8 @@ from domain.tools import Tool, ToolError
 
 WORK_SECONDS = 5.0
 """A tool's unit of work may be open so long: half a lease, and others wait for the locks that it takes."""
+WORKS_AT_ONCE = 4
+"""Many calls at once must not take every connection from the requests of users."""
 
 
 class OutOfTime(Exception):
@@ -27,11 +29,12 @@ class OutOfTime(Exception):
 class Unfinished:
     """A tool's unit of work, opened when it asks for it. What was not committed is rolled back when this is left."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, turns: asyncio.Semaphore) -> None:
         self.work: UnitOfWork | None = None
         self.closed = False
         self.limit: asyncio.Timeout | None = None
         self._storage = storage
+        self._turns = turns
         self._leaving = AsyncExitStack()
 
     async def __aenter__(self) -> "Unfinished":
@@ -49,6 +52,7 @@ class Unfinished:
         if self.closed:
             raise ToolError("The call is over.")
         if self.work is None:
+            await self._leaving.enter_async_context(self._turns)
             work = await self._leaving.enter_async_context(self._storage.write())
             self.work = work
             if self.limit is not None:

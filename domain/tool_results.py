@@ -1,15 +1,12 @@
 """What tools answer, made fit to be stored, shown and read by a model. Pure."""
 
 import json
-from collections.abc import Mapping
-from math import isfinite
+
+from domain.storable import storable, storable_text
 
 RESULT_CHARACTERS = 20_000
 """Of a result as JSON: about 5,000 tokens."""
 MESSAGE_CHARACTERS = 2_000
-MAX_DEPTH = 32
-INTEGERS = range(-(2**63), 2**64)
-"""What readers and writers of JSON take for an integer."""
 _write = json.JSONEncoder(ensure_ascii=False).iterencode
 
 
@@ -36,31 +33,6 @@ def presentable(value: object) -> object:
 def cut(text: str, most: int) -> str:
     text, whole = storable_text(text[: most + 1]), len(text) <= most
     return text if whole else f"{text[:most]}\n[Cut: only the first {most} characters are here.]"
-
-
-def storable(value: object, depth: int = MAX_DEPTH) -> object:
-    """A JSON value without what databases refuse. Raises ValueError and TypeError for what is no JSON."""
-    if depth == 0:
-        raise ValueError("nested too deeply")
-    match value:
-        case str():
-            return storable_text(value)
-        case bool() | None:
-            return value
-        case int():
-            return value if value in INTEGERS else str(value)
-        case float():
-            return value if isfinite(value) else None
-        case Mapping():
-            return {storable_text(str(name)): storable(inner, depth - 1) for name, inner in value.items()}
-        case list() | tuple():
-            return [storable(inner, depth - 1) for inner in value]
-        case _:
-            raise TypeError(f"{type(value).__name__} is no JSON")
-
-
-def storable_text(text: str) -> str:
-    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
 def arguments_in(text: str) -> dict[str, object] | None:

@@ -22,7 +22,7 @@ from domain.replies import Lease
 from domain.spoken import calls_in
 from domain.storage import Storage, UnitOfWork
 from domain.tool_calls import ToolApproval, ToolCall, ToolCallStatus, ToolChoice, ToolErrorCode, cancelled, failed
-from domain.tool_contexts import CallContext, OutOfTime, Unfinished, bounded
+from domain.tool_contexts import WORKS_AT_ONCE, CallContext, OutOfTime, Unfinished, bounded
 from domain.tool_results import MESSAGE_CHARACTERS, arguments_in, cut
 from domain.tools import Tool, Toolbox, ToolError, ToolUnreachable
 
@@ -64,6 +64,7 @@ class ToolRunner:
         self._telemetry = telemetry
         self._approval = timedelta(seconds=approval_seconds)
         self._patiently = Patience()
+        self._turns = asyncio.Semaphore(WORKS_AT_ONCE)
 
     def offered(self, settings: GenerationSettings) -> tuple[OfferedTool, ...]:
         """Those of the tools that the settings name which are there."""
@@ -145,7 +146,7 @@ class ToolRunner:
         assert tool is not None
         assert known.user is not None
         assert known.conversation is not None
-        async with Unfinished(self._tools_storage) as unit:
+        async with Unfinished(self._tools_storage, self._turns) as unit:
             context = CallContext(known.user, known.conversation, call.id, self._clock, self._ids, unit)
             ended = await self._ended(tool, context, call)
             storing = asyncio.create_task(self._store(tail.lease, ended, unit))

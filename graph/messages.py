@@ -12,6 +12,7 @@ from domain import replies
 from domain.conversations import PartKind, Role
 from domain.errors import ReplyErrorCode
 from domain.streaming import cursor_at
+from domain.tool_steps import steps_in
 from graph.context import Info
 from graph.ids import encode_cursor, part_id
 from graph.models import ModelParams
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
     from graph.conversations import Conversation
 
 strawberry.enum(Role, name="MessageRole")
-strawberry.enum(replies.ReplyStatus, name="MessageStatus")
+strawberry.enum(
+    replies.ReplyStatus,
+    name="MessageStatus",
+    description="AWAITING_APPROVAL: until `resolveToolCall` for each tool call that waits. COMPLETE, STOPPED and "
+    "FAILED stay.",
+)
 strawberry.enum(replies.FinishReason)
 strawberry.enum(ReplyErrorCode)
 
@@ -143,7 +149,7 @@ class Generation:
             finished_at=value.finished_at,
             attempts=value.attempt,
             requests=value.requests,
-            steps=replies.steps_in(parts),
+            steps=steps_in(parts),
             completion_id=value.completion_id,
             request_id=value.request_id,
         )

@@ -45,8 +45,9 @@ class SendMessageInput:
     )
     wait_ms: int | None = strawberry.field(
         default=0,
-        description="Wait up to this long (at most 60,000) for the reply to end before answering, so that one plain "
-        "HTTP call gets the whole answer; then it is returned as it stands. 0 answers at once.",
+        description="Wait up to this long (at most 60,000) for the reply to end, or to await approval, before "
+        "answering, so that one plain HTTP call gets the whole answer; then it is returned as it stands. 0 answers at "
+        "once.",
     )
     metadata: JSON | None = None
     idempotency_key: str | None = strawberry.field(
@@ -123,7 +124,7 @@ class ReplyMutation:
             sent = await context.services.replies.send_message(context.user_id, command)
             context.services.queued(sent)
             if wait_ms:
-                await context.services.stream.settled(sent.reply_id, wait_ms / 1000)
+                await context.services.stream.settled(sent.reply_id, wait_ms / 1000, or_waits=True)
             return await _sent(context, sent)
         except ReplyInProgress as error:
             return SendMessagePayload(errors=[await _in_progress(context, error)])

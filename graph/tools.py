@@ -47,6 +47,8 @@ def tools_named(info: Info, names: Iterable[str]) -> list[Tool]:
 
 @strawberry.type
 class ToolQuery:
-    @strawberry.field(description="Tools that `settings.tools` may name.")
+    @strawberry.field(
+        description="Tools that `settings.tools` may name. Models with the capability TOOLS can call them."
+    )
     def tools(self, info: Info) -> list[Tool]:
         return [Tool.of(tool) for tool in info.context.services.toolbox.tools()]

@@ -66,9 +66,8 @@ class SqlSessions:
         theirs = (sessions.c.user_id == user_id) & (sessions.c.id == session_id)
         return (await self._connection.execute(delete(sessions).where(theirs))).rowcount == 1
 
-    async def revoke_all(self, user_id: str, keep: str | None = None) -> None:
-        theirs = sessions.c.user_id == user_id
-        await remove_sessions(self._connection, theirs if keep is None else theirs & (sessions.c.id != keep))
+    async def revoke_all(self, user_id: str) -> None:
+        await remove_sessions(self._connection, sessions.c.user_id == user_id)
 
     async def sweep(self) -> None:
         now = self._connection.now()

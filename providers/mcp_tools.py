@@ -6,7 +6,7 @@ Knows nothing of how servers are reached.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ MAX_NAME = 64
 MAX_SCHEMA = 100_000
 """Characters: what is longer would fill the context of most models."""
 MAX_ERROR = 4_000
+WITHOUT_PATTERNS = {"pattern": None, "patternProperties": None, "unevaluatedProperties": None}
 MISTAKES = 5
 CHARACTERS = 200
 Approval = bool | tuple[str, ...] | None
@@ -105,7 +106,8 @@ def checker(schema: Mapping[str, Any]) -> Callable[[Mapping[str, object]], str |
         kind.check_schema(schema)
     except (SchemaError, RecursionError) as error:
         raise UnusableTool("its schema is no JSON Schema") from error
-    validator = extend(kind, {"pattern": None, "patternProperties": None})(schema, registry=Registry())
+    rules = {**WITHOUT_PATTERNS, "additionalProperties": _additional(kind)}
+    validator = extend(kind, rules)(schema, registry=Registry())
 
     def check(arguments: Mapping[str, object]) -> str | None:
         try:
@@ -114,6 +116,17 @@ def checker(schema: Mapping[str, Any]) -> Callable[[Mapping[str, object]], str |
             return None
 
     return check
+
+
+def _additional(kind: Any) -> Callable[..., Iterator[ValidationError]]:  # noqa: ANN401  a class of validators
+    """The keyword additionalProperties, but where it depends on patterns."""
+    rule = kind.VALIDATORS.get("additionalProperties")
+
+    def additional(validator: object, value: object, instance: object, schema: Mapping[str, Any]) -> Iterator[Any]:
+        if rule is not None and "patternProperties" not in schema:
+            yield from rule(validator, value, instance, schema) or ()
+
+    return additional
 
 
 def _words(errors: Iterable[ValidationError]) -> str | None:

@@ -17,12 +17,13 @@ from graph.schema import sdl
 from persistence import schema as migrations
 from persistence.database import Database
 from tertulia import __version__, catalogue, tool_commands, user_commands
+from tertulia.databases import usable_database
 from tertulia.doctor import examine, without_password
 from tertulia.http import GRAPHIQL
 from tertulia.main import create_app
 from tertulia.plugins import load_registry
 from tertulia.safety import check_safety
-from tertulia.services import Running, open_services, usable_database
+from tertulia.services import Running, open_services
 from tertulia.serving import drop_unread_connections, uvicorn_config
 from tertulia.settings import Settings, SettingsError, load_settings, variable
 from tertulia.telemetry import configure_logging

@@ -11,10 +11,10 @@ from persistence.database import Database
 from providers.chat import Provider
 from providers.local import LOCAL_MODEL, find_local_model
 from tertulia import catalogue
+from tertulia.databases import usable_database
 from tertulia.http import GRAPHIQL
 from tertulia.plugins import load_registry
 from tertulia.safety import check_safety
-from tertulia.services import usable_database
 from tertulia.settings import Settings, SettingsError
 
 PATIENCE_SECONDS = 5.0

@@ -1,6 +1,6 @@
 """Plugins: `setup(registry)` functions that are built in, installed as entry points, or named by TERTULIA_PLUGINS.
 
-Knows nothing of what they add.
+They only add, and may be called more than once in a process. Knows nothing of what they add.
 """
 
 import sys

@@ -3,14 +3,15 @@
 Knows nothing of MCP servers, whose tools come and go while the server runs.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from inspect import isfunction
+from inspect import isfunction, ismethod
 from typing import Any, cast
 
 from domain.ports import EmbeddingModel
-from domain.tools import Tool, ToolSource
+from domain.tools import NAME, Tool, ToolSource
 from providers.chat import Provider
 from tertulia.errors import SettingsError
 from tertulia.tool_functions import FunctionTool, tool
@@ -33,9 +34,11 @@ class Registry:
 
         Raises SettingsError when there is a tool of that name, TypeError when the function is not fit for a tool.
         """
-        made = tool(added) if isfunction(added) else cast(Tool, added)
+        made = tool(added) if isfunction(added) or ismethod(added) else cast(Tool, added)
         if not callable(getattr(made, "run", None)):
             raise TypeError("what was added is no tool; decorate a function with @tool")
+        if not re.fullmatch(NAME, made.name):
+            raise TypeError(f"a tool cannot be called {made.name!r}; its name must match {NAME}")
         if isinstance(made, FunctionTool):
             made = replace(made, source=self._source)
         self._take("tool", made.name)

@@ -4,17 +4,13 @@ One function with keyword overrides; no container, no globals. Tests replace a p
 """
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import structlog
-from alembic.util import CommandError
-from filelock import FileLock, Timeout
 from uuid_utils import uuid7
 
 from domain.account_service import AccountService
@@ -22,7 +18,6 @@ from domain.approvals import ApprovalService
 from domain.authentication import Authenticator, Watch
 from domain.conversation_service import ConversationService
 from domain.conversations import GenerationSettings, ModelParams
-from domain.errors import StorageError, Unavailable
 from domain.feed import ConversationFeed
 from domain.generation import ReplyGenerator
 from domain.inputs import Rules
@@ -40,8 +35,7 @@ from domain.tool_running import ToolRunner
 from domain.tools import Toolbox
 from domain.worker import ReplyWorker, Retention
 from graph.context import ServerFacts, Services
-from persistence import schema
-from persistence.database import Database, sqlite_advice
+from persistence.database import Database
 from persistence.notifier import LocalNotifier, PostgresNotifier
 from persistence.unit_of_work import SqlStorage
 from providers.chat import ChatOptions, OpenAIChatModel
@@ -50,15 +44,13 @@ from providers.local import LocalModelError, LocalModelProcess, find_local_model
 from providers.tokens import TiktokenCounter
 from tertulia import catalogue
 from tertulia.accounts import METHODS, open_accounts
+from tertulia.databases import background_database, open_database
 from tertulia.plugins import load_registry
 from tertulia.registry import Registry
-from tertulia.settings import Settings, SettingsError
+from tertulia.settings import Settings
 from tertulia.telemetry import OperatorTelemetry
 from tertulia.toolbox import open_toolbox
 
-BACKGROUND_CONNECTIONS = 5
-BACKGROUND_SECONDS = 10.0
-"""Longer waits would outlast the lease."""
 FAREWELL_SECONDS = 1.0
 log = structlog.get_logger("tertulia")
 
@@ -118,11 +110,11 @@ async def open_services(
     async with AsyncExitStack() as stack:
         telemetry, clock, ids = OperatorTelemetry(), clock or SystemClock(), ids or TimeOrderedIds()
         registry = registry or load_registry(settings)
-        database = await _open_database(settings, stack)
+        database = await open_database(settings, stack)
         ports = Ports(
             database=database,
             storage=SqlStorage(database, clock),
-            background=SqlStorage(_background(settings, database, stack), clock),
+            background=SqlStorage(background_database(settings, database, stack), clock),
             notifier=notifier or await _open_notifier(database, stack),
             model=model or await _open_model(settings, registry, stack, telemetry),
             tokens=tokens or await _load_tokens(settings),
@@ -238,84 +230,6 @@ async def _open_notifier(database: Database, stack: AsyncExitStack) -> Notifier:
     await stack.enter_async_context(_going_on(notifier.run(), "bell"))
     stack.push_async_callback(notifier.flush, FAREWELL_SECONDS)
     return notifier
-
-
-def _background(settings: Settings, database: Database, stack: AsyncExitStack) -> Database:
-    """What keeps replies going has connections of its own on a server, so that no flood of requests starves it."""
-    if database.is_sqlite:
-        return database
-    seconds = min(BACKGROUND_SECONDS, settings.database_statement_timeout)
-    own = Database(
-        settings.database_url, pool_size=BACKGROUND_CONNECTIONS, pool_seconds=seconds, statement_seconds=seconds
-    )
-    stack.push_async_callback(own.close)
-    return own
-
-
-async def _open_database(settings: Settings, stack: AsyncExitStack) -> Database:
-    database = Database(
-        settings.database_url,
-        pool_size=settings.database_pool_size,
-        pool_seconds=settings.database_pool_timeout,
-        statement_seconds=settings.database_statement_timeout,
-    )
-    stack.push_async_callback(database.close)
-    if database.is_sqlite and not settings.worker:
-        raise SettingsError(
-            "TERTULIA_WORKER is false, but SQLite serves one process at a time: nobody would make replies. Let this "
-            "server make them, or use PostgreSQL for several."
-        )
-    with usable_database():
-        if database.file is not None:
-            database.file.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(only_server(database.file))
-            if (advice := sqlite_advice()) is not None:
-                log.warning("this Python's SQLite is old", advice=advice)
-            await schema.upgrade(database)
-        else:
-            await check_revision(database)
-    return database
-
-
-async def check_revision(database: Database) -> None:
-    """Raises SettingsError when the database, which others may be using, has to be migrated by whoever runs it."""
-    if (revision := await schema.current_revision(database)) != schema.newest_revision():
-        raise SettingsError(
-            f"The database that DATABASE_URL names is at revision {revision or 'none'}, but this version needs "
-            f"{schema.newest_revision()}; run `tertulia migrate` first."
-        )
-
-
-@contextmanager
-def usable_database() -> Iterator[None]:
-    """Turn whatever keeps a command or the start of a server from using the database into a SettingsError."""
-    try:
-        yield
-    except (Unavailable, StorageError, CommandError, OSError) as error:
-        raise SettingsError(f"The database that DATABASE_URL names cannot be used: {_reason(error)}.") from error
-
-
-def _reason(error: Exception) -> str:
-    """One line of what the driver or the system says, without SQL and without values."""
-    cause: BaseException = error.__cause__ or error
-    cause = getattr(cause, "orig", None) or cause
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror if cause.filename is None else f"{cause.strerror}: {cause.filename}"
-    line = next(iter(str(cause).splitlines()), "") or type(cause).__name__
-    return re.sub(r"^<class '[^']*'>: ", "", line).rstrip(".")
-
-
-def only_server(file: Path) -> FileLock:
-    """The lock that makes this process the only server on a SQLite file. Raises SettingsError when there is one."""
-    lock = FileLock(f"{file}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise SettingsError(
-            f"Another server already uses {file}: SQLite serves one at a time. Stop that one, name another file in "
-            "DATABASE_URL, or use PostgreSQL for several."
-        ) from error
-    return lock
 
 
 async def _load_tokens(settings: Settings) -> TokenCounter:

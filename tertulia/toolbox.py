@@ -5,20 +5,23 @@ Knows nothing of who is offered which.
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 from domain.tools import Tool
-from providers.mcp import McpServers, open_mcp_servers
-from providers.mcp_connection import McpServer
 from tertulia.config_file import McpEntry
 from tertulia.registry import Registry
 from tertulia.secret_files import value_of
 from tertulia.settings import Settings, SettingsError
 
+if TYPE_CHECKING:
+    from providers.mcp import McpServers
+    from providers.mcp_connection import McpServer
+
 
 class ServerToolbox:
     """The `domain.tools.Toolbox` of a server. Of two tools with one name the registry's counts, then the first."""
 
-    def __init__(self, own: Mapping[str, Tool], servers: McpServers) -> None:
+    def __init__(self, own: Mapping[str, Tool], servers: "McpServers | None") -> None:
         self._own = own
         self._servers = servers
 
@@ -26,14 +29,14 @@ class ServerToolbox:
         return [tool for _, tool in sorted(self._all().items())]
 
     def get(self, name: str) -> Tool | None:
-        return self._all().get(name)
+        return self._own.get(name) or self._all().get(name)
 
     def away(self) -> list[str]:
         """MCP servers that cannot be reached just now."""
-        return self._servers.away()
+        return [] if self._servers is None else self._servers.away()
 
     def _all(self) -> dict[str, Tool]:
-        remote = {tool.name: tool for tool in reversed(self._servers.tools())}
+        remote = {} if self._servers is None else {tool.name: tool for tool in reversed(self._servers.tools())}
         return {**remote, **self._own}
 
 
@@ -57,11 +60,18 @@ async def connected_toolbox(settings: Settings, registry: Registry, stack: Async
 
     Raises SettingsError when a variable that a server is given is not set.
     """
-    servers = [_server(name, entry) for name, entry in settings.config_file().mcp.items()]
+    configured = settings.config_file().mcp
+    if not configured:
+        return ServerToolbox(registry.tools, None)
+    from providers.mcp import open_mcp_servers  # half a second, and 30 MB
+
+    servers = [_server(name, entry) for name, entry in configured.items()]
     return ServerToolbox(registry.tools, await stack.enter_async_context(open_mcp_servers(servers)))
 
 
-def _server(name: str, entry: McpEntry) -> McpServer:
+def _server(name: str, entry: McpEntry) -> "McpServer":
+    from providers.mcp_connection import McpServer
+
     return McpServer(
         name=name,
         command=entry.command or (),

@@ -15,9 +15,10 @@ from persistence import schema
 from persistence.database import Database
 from persistence.notifier import LocalNotifier
 from persistence.unit_of_work import SqlStorage
+from tertulia.databases import check_revision, usable_database
 from tertulia.errors import SettingsError
 from tertulia.passwords import Argon2Hasher
-from tertulia.services import SystemClock, TimeOrderedIds, check_revision, usable_database
+from tertulia.services import SystemClock, TimeOrderedIds
 from tertulia.settings import load_settings
 from tertulia.terminal import fail, printable
 

@@ -351,6 +351,15 @@ async def test_what_a_tool_stored_before_it_failed_is_not_kept(opening: Opening)
         assert await tasks_in(talk) == []
 
 
+async def test_many_calls_at_once_take_turns_for_their_units_of_work(opening: Opening) -> None:
+    many = [("look", PARIS)] * 40
+    async with opening(StubTool("look", keeping()), scripts=[calling(*many), answer("Done.")]) as talk:
+        reply = await talk.say(settings=offering("look"))
+        assert [call.status for call in calls_of(reply)] == [ToolCallStatus.SUCCEEDED] * 40
+        assert len(set(await tasks_in(talk))) == 10
+        assert_paired(talk.model.requests[1])
+
+
 async def test_a_unit_of_work_that_does_not_end_is_rolled_back(
     opening: Opening, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,7 +143,7 @@ async def everything_of_accounts(shelf: Shelf) -> list[Sent]:
             await work.sessions.rotate(token, "second", BEGINNING, session.expires_at)
             await work.sessions.alive([session.id])
             await work.sessions.of_user(user.id)
-            await work.sessions.revoke_all(user.id, session.id)
+            await work.sessions.revoke_all(user.id)
             await work.sessions.revoke(user.id, session.id)
             await work.sessions.sweep()
             await work.api_keys.add(ApiKey("key_1", user.id, "ci", "tk_1", BEGINNING), "key")

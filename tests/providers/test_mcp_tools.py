@@ -25,8 +25,9 @@ from providers.mcp_tools import Approval, McpTool, UnusableTool, checker, offere
 LOOP = {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}}
 SLOW = {
     "type": "object",
-    "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}},
+    "properties": {"a": {"pattern": "^(a+)+$"}},
     "patternProperties": {"^(b+)+$": {}},
+    "additionalProperties": False,
 }
 
 
@@ -111,7 +112,7 @@ def test_a_schema_that_cannot_be_used_is_refused_with_the_reason(schema: dict[st
 
 @pytest.mark.parametrize("schema", [LOOP, SLOW], ids=["loop", "slow"])
 def test_what_cannot_be_checked_here_is_left_to_the_server(schema: dict[str, Any]) -> None:
-    assert checker(schema)({"a": "a" * 50 + "!"}) is None
+    assert checker(schema)({"a": "a" * 50 + "!", "b" * 50 + "!": 1}) is None
 
 
 def test_mistakes_are_told_without_long_values_and_not_without_end() -> None:
@@ -124,6 +125,11 @@ def test_mistakes_are_told_without_long_values_and_not_without_end() -> None:
     assert told is not None
     assert told.count("does not keep to type") == 5
     assert len(told) < 1_000
+
+
+def test_arguments_that_the_schema_does_not_know_are_a_mistake() -> None:
+    told = checker({"type": "object", "additionalProperties": False})({"b": 1})
+    assert told == "arguments: Additional properties are not allowed ('b' was unexpected)"
 
 
 def test_a_schema_may_be_of_an_earlier_draft() -> None:

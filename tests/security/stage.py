@@ -5,9 +5,12 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from domain.models import ChatChunk, ChatRequest, ToolAnswer
+from domain.tasks import Task, TaskPriority, TaskStatus
+from tertulia.services import TimeOrderedIds
 from tests.doubles import ScriptedModel, answer, calling
 from tests.letters import LETTER
 from tests.security.calls import World
@@ -62,6 +65,7 @@ async def world_of(person: Person, text: str, *, live: bool = False) -> World:
                 if "Well" in json.dumps(event):
                     break
     tool_call = await asked_for_consent(person, conversationId=sent["conversation"]["id"], parentId=settled)
+    await note(person, sent["conversation"]["id"], text)
     key, _ = await person.new_key()
     (session,) = await person.sessions()
     return World(
@@ -77,6 +81,23 @@ async def world_of(person: Person, text: str, *, live: bool = False) -> World:
         person.password,
         tool_call,
     )
+
+
+async def note(person: Person, conversation_id: str, title: str) -> None:
+    """A task of the person, as a tool would note it."""
+    task = Task(
+        id=TimeOrderedIds().new("task"),
+        user_id=person.user_id,
+        conversation_id=conversation_id,
+        title=title,
+        description=title,
+        priority=TaskPriority.LOW,
+        status=TaskStatus.PENDING,
+        created_at=datetime.now(UTC),
+    )
+    async with person.server.running.storage.write() as work:
+        assert await work.tasks.add(task)
+        await work.commit()
 
 
 async def asked_for_consent(person: Person, **where: str) -> str:

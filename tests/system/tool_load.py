@@ -23,7 +23,7 @@ READERS = 2
 MESSAGES = 2
 """In each conversation, one after the other."""
 TOKENS, RATE = 24, 16
-SHOWN_SECONDS = (0.1, 2.5)
+SHOWN_SECONDS = (0.0, 2.5)
 """Between a question and its answer by the user."""
 DENIED = 0.2
 TOOLS = ("book", "reserve", "reserve")
@@ -95,14 +95,12 @@ class ToolLoad:
         made = ToolTalk(sent, script, [ToolWatcher(sent.reply_id) for _ in range(READERS)])
         sent.watchers = list(made.watchers)
         self.talks.append(made)
-        approving = asyncio.create_task(approve(self.cluster, made, place, chance))
-        try:
+        async with asyncio.TaskGroup() as group:
+            approving = group.create_task(approve(self.cluster, made, place, chance))
             await asyncio.gather(
                 *(watcher.follow(self.cluster.address, place + n) for n, watcher in enumerate(made.watchers))
             )
-        finally:
             approving.cancel()
-            await asyncio.gather(approving, return_exceptions=True)
         return sent.conversation_id
 
 
@@ -129,6 +127,9 @@ async def resolve(cluster: Cluster, made: ToolTalk, call_id: str, decision: str,
         finally:
             made.asking = None
         codes = [error["code"] for error in answer["errors"]]
+        if codes == ["UNAVAILABLE"]:
+            await asyncio.sleep(0.1)
+            continue
         taken_before = repeats > 0 and codes == ["CONFLICT"]
         return f"the decision was answered {codes}" if codes and not taken_before else None
     raise AssertionError("unreachable")

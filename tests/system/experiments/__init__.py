@@ -15,6 +15,7 @@ from tests.system.experiments.sockets import drop_all_sockets
 from tests.system.experiments.stops import stop_from_elsewhere
 from tests.system.experiments.timing import time_known_and_unknown
 from tests.system.experiments.tool_freezes import freeze_in_tools
+from tests.system.experiments.tool_outages import kill_the_database_in_tools
 from tests.system.experiments.tools import kill_in_tools
 from tests.system.feed_experiment import conversation_events
 from tests.system.report import Experiment
@@ -26,6 +27,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "SIGSTOP beyond the lease while tools run": freeze_in_tools,
     "queue claimed by four processes": claim_a_queue,
     "PostgreSQL killed under live replies": kill_the_database,
+    "PostgreSQL killed while tools run": kill_the_database_in_tools,
     "LISTEN connection cut": cut_the_listeners,
     "conversation events of many writers": conversation_events,
     "sends repeated at once": repeat_sends,

@@ -159,7 +159,7 @@ async def _judged(servers: Cluster, load: ToolLoad, marks: Marks, struck: Struck
     outcome = Outcome(f"{struck.kills} kills, {sum(struck.hits.values())} replies hit")
     outcome.figures.append(f"{sum(struck.aimed.values())} in the phase that was aimed at")
     outcome.figures += [f"{phase} {times}" for phase, times in struck.phases.most_common()]
-    outcome.figures += _figures(stored, effects)
+    outcome.figures += call_figures(stored, effects)
     faults = await faults_in(servers, talks, lambda talk, reply: _ends(talk, reply, struck))
     await judge_calls(outcome, servers, load, stored, effects, faults)
     outcome.expect(struck.kills == planned, f"{struck.kills} kills instead of {planned}")
@@ -192,7 +192,7 @@ def _ends(talk: Talk, stored: dict[str, Any], struck: Struck) -> bool:
     return completes(talk, stored) or (interrupted and struck.hits[talk.reply_id] > MAX_RESCUES)
 
 
-def _figures(stored: dict[str, dict[str, Any]], effects: Effects) -> list[str]:
+def call_figures(stored: dict[str, dict[str, Any]], effects: Effects) -> list[str]:
     calls = [call for reply in stored.values() for call in calls_in(reply["parts"])]
     ends = Counter(f"{call['status']} {call['errorCode'] or ''}".strip() for call in calls)
     repeated = sum(times > 1 for times in effects.looks.values())
