@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shlex
+import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -88,14 +89,14 @@ async def shell(url: str, informed: Informed, folder: Path) -> AsyncIterator[She
     """`tertulia` is that of this checkout, with the database of the server; what is installed is found."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": PATH, "DATABASE_URL": f"sqlite:///{folder}/test.db"}
     process = await asyncio.create_subprocess_exec(
-        "bash", cwd=folder, env=environment, stdin=PIPE, stdout=PIPE, stderr=STDOUT, limit=2**20
+        "bash", cwd=folder, env=environment, stdin=PIPE, stdout=PIPE, stderr=STDOUT, limit=2**20, start_new_session=True
     )
     assert process.stdin is not None
     process.stdin.write(f'tertulia() {{ {shlex.quote(sys.executable)} -m tertulia.cli "$@"; }}\n'.encode())
     try:
         yield Shell(process, url, informed)
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # with what the page left running
         await process.communicate()
 
 

@@ -1,23 +1,28 @@
 """docs/tools.md as its readers follow it: they save its files, start a server with them, and paste its commands."""
 
+import asyncio
 import sqlite3
+import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from mcp_server_time.server import create_server
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.docs.pages import blocks, commands, line_of, same
+from tertulia.settings import load_settings
+from tests.docs.pages import ROOT, blocks, commands, line_of, same
 from tests.docs.reading import PATH, Informed, Shell, shell
 from tests.docs.shopkeeper import shopkeeper
 from tests.providers.endpoint import scripted_endpoint
-from tests.serving import listening
-from tests.system.processes import ServerProcess
+from tests.serving import listening, serving
 
 PAGE = "docs/tools.md"
 SECTIONS = ("A tool in ten lines", "Approval", "MCP servers")
+PLUGINS = ("shop", "orders")
+RANKS = Path(tempfile.gettempdir()) / "tertulia-ranks"
 MCP_ADDRESS = "http://127.0.0.1:9000"
 ORDERS = "SELECT call_id, article, count FROM orders"
 
@@ -26,7 +31,7 @@ def section(title: str) -> tuple[int, int]:
     """The lines of a section that is followed."""
     begin = line_of(PAGE, title)
     ends = (line_of(PAGE, each) for each in SECTIONS[SECTIONS.index(title) + 1 :])
-    return begin, next(ends, len(Path(PAGE).read_text().splitlines()))
+    return begin, next(ends, len((ROOT / PAGE).read_text().splitlines()))
 
 
 def save_files(until: int, folder: Path, mcp_url: str) -> None:
@@ -36,24 +41,34 @@ def save_files(until: int, folder: Path, mcp_url: str) -> None:
             (folder / block.saved).write_text(block.text.replace(MCP_ADDRESS, mcp_url))
 
 
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the reader works: the current folder, in which a server finds its files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", PATH)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    for plugin in PLUGINS:
+        sys.modules.pop(plugin, None)
+
+
+def ours(folder: Path) -> dict[str, object]:
+    return {
+        "database_url": f"sqlite:///{folder}/test.db",
+        "cache_folder": RANKS,
+        "log_level": "error",
+        "shutdown_grace": 0,
+    }
+
+
 @asynccontextmanager
-async def server(folder: Path) -> AsyncIterator[ServerProcess]:
-    """`tertulia serve` with the files of the folder; only the model's address and where data is kept are ours."""
+async def following(folder: Path) -> AsyncIterator[Shell]:
+    """A shell beside a server with the files of the folder; only where the model and the data are is ours."""
     async with scripted_endpoint() as endpoint:
         endpoint.replies(*[shopkeeper] * 10)
-        environment = {
-            "PATH": PATH,
-            "OPENAI_BASE_URL": endpoint.base_url,
-            "DATABASE_URL": f"sqlite:///{folder}/test.db",
-            "TERTULIA_CACHE_FOLDER": f"{tempfile.gettempdir()}/tertulia-ranks",
-            "TERTULIA_SHUTDOWN_GRACE": "0",
-        }
-        process = ServerProcess(environment, folder)
-        try:
-            await process.start()
-            yield process
-        finally:
-            await process.kill()
+        settings = load_settings(openai_base_url=endpoint.base_url, **ours(folder))
+        async with serving(settings) as server, shell(server.url, Informed(), folder) as reader:
+            yield reader
 
 
 class AskingForToken:
@@ -80,28 +95,28 @@ async def paste(reader: Shell, pasted: tuple[int, int]) -> None:
 SETTING_UP = line_of(PAGE, SECTIONS[0])
 
 
-async def test_the_tool_of_the_page_answers_as_the_page_shows(tmp_path: Path) -> None:
+async def test_the_tool_of_the_page_answers_as_the_page_shows(folder: Path) -> None:
     pasted = section("A tool in ten lines")
-    save_files(pasted[1], tmp_path, MCP_ADDRESS)
-    async with server(tmp_path) as running, shell(running.url, Informed(), tmp_path) as reader:
+    save_files(pasted[1], folder, MCP_ADDRESS)
+    async with following(folder) as reader:
         await paste(reader, pasted)
 
 
-async def test_two_clients_and_the_tool_of_the_page_come_to_one_order(tmp_path: Path) -> None:
+async def test_two_clients_and_the_tool_of_the_page_come_to_one_order(folder: Path) -> None:
     pasted = section("Approval")
-    save_files(pasted[1], tmp_path, MCP_ADDRESS)
-    async with server(tmp_path) as running, shell(running.url, Informed(), tmp_path) as reader:
-        make_tables(tmp_path)
+    save_files(pasted[1], folder, MCP_ADDRESS)
+    async with following(folder) as reader:
+        await asyncio.to_thread(make_tables, folder)
         await paste(reader, pasted)
-    ((call_id, *ordered),) = rows(tmp_path, ORDERS)
+    ((call_id, *ordered),) = rows(folder, ORDERS)
     assert (call_id[:5], ordered) == ("call_", ["lamp", 2])
 
 
-async def test_the_mcp_servers_of_the_page_answer_as_the_page_shows(tmp_path: Path) -> None:
+async def test_the_mcp_servers_of_the_page_answer_as_the_page_shows(folder: Path) -> None:
     pasted, clock = section("MCP servers"), AskingForToken()
     async with listening(clock) as url:
-        save_files(pasted[1], tmp_path, url)
-        async with server(tmp_path) as running, shell(running.url, Informed(), tmp_path) as reader:
+        save_files(pasted[1], folder, url)
+        async with following(folder) as reader:
             await paste(reader, pasted)
     assert clock.shown == {"Bearer the-token"}
 
