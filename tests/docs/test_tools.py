@@ -1,6 +1,7 @@
 """docs/tools.md as its readers follow it: they save its files, start a server with them, and paste its commands."""
 
 import asyncio
+import re
 import sqlite3
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from tests.serving import listening, serving
 
 PAGE = "docs/tools.md"
 SECTIONS = ("A tool in ten lines", "Approval", "MCP servers")
+FILES = ("python", "toml", "ini")
 PLUGINS = ("shop", "orders")
 RANKS = Path(tempfile.gettempdir()) / "tertulia-ranks"
 MCP_ADDRESS = "http://127.0.0.1:9000"
@@ -122,11 +124,23 @@ async def test_the_mcp_servers_of_the_page_answer_as_the_page_shows(folder: Path
 
 
 def make_tables(folder: Path) -> None:
-    statement = next(block.text for block in blocks(PAGE) if block.language == "sql")
     with sqlite3.connect(folder / "test.db") as database:
-        database.execute(statement)
+        for block in blocks(PAGE):
+            if block.language == "sql":
+                database.execute(block.text)
 
 
 def rows(folder: Path, query: str) -> list[tuple[str, str, int]]:
     with sqlite3.connect(folder / "test.db") as database:
         return database.execute(query).fetchall()
+
+
+def test_every_command_of_the_page_is_pasted_and_every_file_is_saved() -> None:
+    pasted = [command for command, _ in commands(PAGE) if command.line < SETTING_UP or in_a_section(command.line)]
+    written = sum(len(re.findall(r"\bcurl ", block.text)) for block in blocks(PAGE))
+    assert sum(len(re.findall(r"\bcurl ", command.text)) for command in pasted) == written > 0
+    assert all(block.saved or "entry-points" in block.text for block in blocks(PAGE) if block.language in FILES)
+
+
+def in_a_section(line: int) -> bool:
+    return any(begin <= line < end for begin, end in map(section, SECTIONS))
