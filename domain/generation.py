@@ -36,8 +36,8 @@ from domain.replies import (
 )
 from domain.spoken import Said, calls_in, said_in, steps_of
 from domain.storage import WHOLE_LOG, Storage, UnitOfWork
-from domain.tool_calls import ToolCallStatus, ToolChoice, cancelled
-from domain.tool_running import ToolRunner
+from domain.tool_calls import ToolCall, ToolCallStatus, ToolChoice, cancelled
+from domain.tool_running import BROKEN_OFF, ToolRunner
 from domain.tool_steps import MAX_STEPS, check_mistakes, next_step
 from domain.writing import Notes, PartWriter
 
@@ -145,9 +145,7 @@ class ReplyGenerator:
 
     def _called(self, lease: Lease, tail: Tail, finish: FinishChunk, last: bool) -> bool:
         """Tell what becomes of the calls in an answer that is whole. Whether there are any for the tools to act on."""
-        calls = [
-            (index, call) for index, call in calls_in(tail.parts_so_far()) if call.status is ToolCallStatus.WRITING
-        ]
+        calls = _being_written(tail)
         acts = finish.finish_reason is FinishReason.STOP and not last
         for index, call in calls:
             why = (
@@ -249,6 +247,8 @@ class ReplyGenerator:
         seconds = min(seconds, LONGEST_PAUSE_SECONDS)
         notes.cuts += 1
         notes.request_ended(await self._spent(tail, notes))
+        for index, call in _being_written(tail):  # the next answer makes them again, and must not make them double
+            tail.append(ToolCallChanged(index, cancelled(call, BROKEN_OFF)))
         tail.append(Retrying(notes.requests + 1, round(1000 * seconds)))
         await asyncio.sleep(seconds)
 
@@ -312,6 +312,10 @@ def _notes(lease: Lease, log: list[LoggedEvent]) -> Notes:
         begun_steps=max((call.step for _, call in calls), default=0),
         reserved=lease.reserved_tokens,
     )
+
+
+def _being_written(tail: Tail) -> list[tuple[int, ToolCall]]:
+    return [each for each in calls_in(tail.parts_so_far()) if each[1].status is ToolCallStatus.WRITING]
 
 
 def _choice(lease: Lease, last: bool, called: bool) -> ToolChoice:

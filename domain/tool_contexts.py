@@ -36,6 +36,7 @@ class Unfinished:
         self._storage = storage
         self._turns = turns
         self._leaving = AsyncExitStack()
+        self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> "Unfinished":
         return self
@@ -49,16 +50,16 @@ class Unfinished:
         await self._leaving.aclose()
 
     async def open(self) -> UnitOfWork:
-        if self.closed:
-            raise ToolError("The call is over.")
-        if self.work is None:
-            await self._leaving.enter_async_context(self._turns)
-            work = await self._leaving.enter_async_context(self._storage.write())
-            self.work = work
-            if self.limit is not None:
-                soon = asyncio.get_running_loop().time() + WORK_SECONDS
-                self.limit.reschedule(min(soon, self.limit.when() or soon))
-        return self.work
+        """The same one for all who ask: what a second one did would be lost, or wait for the first for ever."""
+        async with self._opening:
+            if self.closed:
+                raise ToolError("The call is over.")
+            if self.work is None:
+                self.work = await self._leaving.enter_async_context(self._storage.write())
+                if self.limit is not None:
+                    soon = asyncio.get_running_loop().time() + WORK_SECONDS
+                    self.limit.reschedule(min(soon, self.limit.when() or soon))
+            return self.work
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,5 +96,5 @@ async def bounded(tool: Tool, context: CallContext, arguments: Mapping[str, obje
             raise
         what = "The tool did not answer" if context.unit.work is None else "The tool's unit of work did not end"
         raise OutOfTime(f"{what} in time.") from error
-    except SystemExit as error:  # it would end the server
-        raise RuntimeError("the tool called sys.exit") from error
+    except (SystemExit, KeyboardInterrupt) as error:  # they would end the server
+        raise RuntimeError(f"the tool raised {type(error).__name__}") from error

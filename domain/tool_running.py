@@ -29,6 +29,7 @@ from domain.tools import Tool, Toolbox, ToolError, ToolUnreachable
 FAREWELL_SECONDS = 1.0
 """A tool that goes on so long after it was cancelled is left to itself."""
 UNREACHABLE = "The tool cannot be reached right now."
+BROKEN_OFF = "The answer broke off while the model wrote this call."
 UNKNOWN = "The server stopped while the tool ran: whether it took effect is not known. It was not repeated."
 Calls = list[tuple[int, ToolCall]]
 
@@ -124,7 +125,7 @@ class ToolRunner:
     def _next(self, call: ToolCall, known: Known, now: datetime) -> ToolCall:
         """What becomes of a call before the tools of this attempt begin; itself where nothing does."""
         if call.status is ToolCallStatus.WRITING:
-            return cancelled(call, "The answer broke off while the model wrote this call.")
+            return cancelled(call, BROKEN_OFF)
         if call.status not in (ToolCallStatus.QUEUED, ToolCallStatus.RUNNING):
             return call
         tool = self._toolbox.get(call.name)
