@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from domain.account_storage import ApiKeys, Budgets, Rates, Sessions, Users
 from domain.conversations import Change, Conversation, ConversationEvent, Message, MessagePart, Page, PageRequest
@@ -298,6 +298,11 @@ class UnitOfWork(Protocol):
 
     Raises Unavailable on entering when the database cannot be reached, StorageError when it fails in mid-work.
     """
+
+    @property
+    def connection(self) -> Any:  # noqa: ANN401  a library's, which is not known here
+        """The database's own, for a tool's tables that are not ours; what runs there must not commit."""
+        ...
 
     @property
     def users(self) -> Users: ...
