@@ -81,7 +81,7 @@ class ReplyGenerator:
         log = [] if lease.fresh else await self._log(lease)
         tail = self._journal.open(lease, folded(log))
         notes = _notes(lease, log)
-        answering = asyncio.create_task(self._answer(lease, tail, notes))
+        answering = asyncio.create_task(self._answer(tail, notes))
         tail.bind(answering)
         outcome: Outcome | HandOver
         try:
@@ -110,7 +110,7 @@ class ReplyGenerator:
 
     # ── asking ──
 
-    async def _answer(self, lease: Lease, tail: Tail, notes: Notes) -> Outcome | HandOver:
+    async def _answer(self, tail: Tail, notes: Notes) -> Outcome | HandOver:
         """Answers of the model and the tools that it calls in them, by turns, until an answer calls none."""
         writer = PartWriter(tail, notes, self._clock, self._ids)
         while True:
@@ -120,48 +120,40 @@ class ReplyGenerator:
             check_mistakes(call for _, call in calls_in(parts))
             step = next_step(parts)
             last = step - notes.begun_steps >= MAX_STEPS
-            finish = await self._asked(lease, tail, notes, writer, step, last)
-            if not self._called(lease, tail, finish, last):
+            finish = await self._asked(tail, notes, writer, step, last)
+            if not self._called(tail, finish, last):
                 break
         reason = FinishReason.TOOL_LIMIT if last and finish.finish_reason is FinishReason.STOP else finish.finish_reason
         outcome = await self._outcome(tail, notes, ReplyStatus.COMPLETE, reason)
         return replace(outcome, response_model=finish.response_model, completion_id=finish.completion_id)
 
-    async def _asked(
-        self, lease: Lease, tail: Tail, notes: Notes, writer: PartWriter, step: int, last: bool
-    ) -> FinishChunk:
+    async def _asked(self, tail: Tail, notes: Notes, writer: PartWriter, step: int, last: bool) -> FinishChunk:
         """One answer, asked for again from the end of what is there where it was cut."""
         while True:
             try:
-                finish = await self._ask(lease, tail, notes, writer, step, last)
+                finish = await self._ask(tail, notes, writer, step, last)
                 break
             except ProviderError as error:
                 if not self._goes_on(tail, notes, error):
                     raise
-                self._telemetry.provider_failed(lease, error)
+                self._telemetry.provider_failed(tail.lease, error)
                 await self._pause(tail, notes, error)
         notes.request_ended(finish.usage or await self._spent(tail, notes))
         return finish
 
-    def _called(self, lease: Lease, tail: Tail, finish: FinishChunk, last: bool) -> bool:
+    def _called(self, tail: Tail, finish: FinishChunk, last: bool) -> bool:
         """Tell what becomes of the calls in an answer that is whole. Whether there are any for the tools to act on."""
         calls = _being_written(tail)
         acts = finish.finish_reason is FinishReason.STOP and not last
+        why = f"The limit of {MAX_STEPS} steps was reached." if last else "The answer ended within this call."
         for index, call in calls:
-            why = (
-                f"The limit of {MAX_STEPS} steps was reached."
-                if last
-                else "The answer ended in the middle of this call."
-            )
-            checked = self._tools.check(call, lease.settings) if acts else cancelled(call, why)
+            checked = self._tools.check(call, tail.lease.settings) if acts else cancelled(call, why)
             tail.append(ToolCallChanged(index, checked))
         return acts and bool(calls)
 
-    async def _ask(
-        self, lease: Lease, tail: Tail, notes: Notes, writer: PartWriter, step: int, last: bool
-    ) -> FinishChunk:
+    async def _ask(self, tail: Tail, notes: Notes, writer: PartWriter, step: int, last: bool) -> FinishChunk:
         """One request, from the end of what is there already."""
-        request = await self._request(lease, tail, notes, last)
+        request = await self._request(tail, notes, last)
         await self._afford(tail, notes, request)
         notes.requests += 1
         notes.asked = True
@@ -183,8 +175,9 @@ class ReplyGenerator:
         writer.end()
         return finish
 
-    async def _request(self, lease: Lease, tail: Tail, notes: Notes, last: bool) -> ChatRequest:
-        name, parts = lease.settings.model or "", tail.parts_so_far()
+    async def _request(self, tail: Tail, notes: Notes, last: bool) -> ChatRequest:
+        lease, parts = tail.lease, tail.parts_so_far()
+        name = lease.settings.model or ""
         steps, texts = steps_of(Role.ASSISTANT, parts)
         unfinished, tools = "".join(texts), self._tools.offered(lease.settings)
         shown = await count_tokens(self._tokens, name, unfinished)

@@ -55,6 +55,7 @@ class Unfinished:
             if self.closed:
                 raise ToolError("The call is over.")
             if self.work is None:
+                await self._leaving.enter_async_context(self._turns)
                 self.work = await self._leaving.enter_async_context(self._storage.write())
                 if self.limit is not None:
                     soon = asyncio.get_running_loop().time() + WORK_SECONDS

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from domain import tool_contexts, tool_running
+from domain import generation, tool_contexts, tool_running
 from domain.conversations import GenerationSettings, Message, PartKind
-from domain.errors import ReplyErrorCode, ToolUnavailable
+from domain.errors import ProviderError, ReplyErrorCode, ToolUnavailable
 from domain.models import ChatRequest, FinishChunk, Model, PromptMessage, ToolAnswer
 from domain.replies import FinishReason, ReplyStatus, Usage
 from domain.tasks import Task, TaskPriority, TaskStatus
@@ -172,6 +172,7 @@ BROKEN = [
     (ZeroDivisionError("secret"), ToolErrorCode.BROKEN, "reference call_"),
     (asyncio.CancelledError(), ToolErrorCode.BROKEN, "reference call_"),
     (SystemExit(3), ToolErrorCode.BROKEN, "reference call_"),
+    (KeyboardInterrupt(), ToolErrorCode.BROKEN, "reference call_"),
     (TimeoutError(), ToolErrorCode.BROKEN, "reference call_"),
 ]
 
@@ -296,6 +297,32 @@ async def test_calls_of_an_answer_that_got_too_long_are_not_made(opening: Openin
         assert call.status is ToolCallStatus.CANCELLED
         assert reply.reply is not None
         assert reply.reply.finish_reason is FinishReason.LENGTH
+
+
+async def test_a_call_in_which_the_endpoint_cut_its_answer_is_void(
+    opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even when its arguments were there: the model makes it again."""
+    monkeypatch.setattr(generation, "CUT_PAUSE_SECONDS", 0.0)
+    gate = Gate()
+    gate.open.set()
+    cut: list[Step] = [*LOOK[:-1], ProviderError(ReplyErrorCode.PROVIDER_UNAVAILABLE, "It broke off.", retryable=True)]
+    async with opening(StubTool("look", gate), scripts=[cut, LOOK, answer("Sunny.")]) as talk:
+        void, reply = await outcome(talk, "look")
+        assert void.status is ToolCallStatus.CANCELLED
+        assert len(gate.runs) == 1
+        assert told(talk.model.requests[2]) == ["look", "done"]
+        assert reply.text == "Sunny."
+
+
+async def test_a_tool_has_one_unit_of_work_however_often_it_asks(opening: Opening) -> None:
+    async def run(context: ToolContext, _arguments: Mapping[str, object]) -> object:
+        first, second = await asyncio.gather(context.work(), context.work())
+        return first is second
+
+    async with opening(StubTool("look", run)) as talk:
+        call, _ = await outcome(talk, "look")
+        assert call.result is True
 
 
 async def test_a_result_that_looks_like_a_call_calls_nothing(opening: Opening) -> None:
