@@ -131,9 +131,9 @@ class ReplyStream:
     async def _news_of_the_end(self, reply_id: str, elsewhere: Followed, bell: Bell, deadline: float) -> None:
         """Until it may have ended or wait for its user, or is made here after all."""
         while (remaining := deadline - self._journal.clock()) > 0:
+            await bell.wait(min(POLL_SECONDS, remaining))
             if elsewhere.gone or _at_rest(elsewhere.window) or self._journal.tail(reply_id) is not None:
                 return
-            await bell.wait(min(POLL_SECONDS, remaining))
 
     async def _follow(self, reader: "Reader") -> AsyncGenerator[StreamedEvent, None]:
         self._telemetry.stream_opened()

@@ -1,7 +1,8 @@
 """A whole server without HTTP: real SQLite, a scripted model, and a counter that counts words."""
 
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,14 @@ from persistence.database import Database
 from tertulia.services import Running, open_services
 from tests.domain.door import ADA, Door
 from tests.domain.people import Accounts, accounts_in
-from tests.doubles import ScriptedModel, WordCounter, answer
+from tests.doubles import ScriptedModel, Step, WordCounter, answer, calling
 from tests.serving import settings_for
+from tests.toolbox import StubTool, StubToolbox
 
 ME = LOCAL_USER_ID
+LOOK, SUNNY = calling(("look", '{"city": "Paris"}')), answer("Sunny.")
+Scripts = Sequence[Sequence[Step]]
+Opening = Callable[..., AbstractAsyncContextManager["Talk"]]
 
 
 @dataclass
@@ -64,6 +69,18 @@ def model() -> ScriptedModel:
 async def talk(tmp_path: Path, model: ScriptedModel) -> AsyncIterator[Talk]:
     async with open_services(settings_for(tmp_path), model=model, tokens=WordCounter()) as running:
         yield Talk(running, model)
+
+
+@pytest.fixture
+def opening(tmp_path: Path) -> Opening:
+    @asynccontextmanager
+    async def opened(*tools: StubTool, scripts: Scripts = (LOOK, SUNNY)) -> AsyncIterator[Talk]:
+        model, toolbox = ScriptedModel(*scripts), StubToolbox(*tools)
+        settings = settings_for(tmp_path)
+        async with open_services(settings, model=model, tokens=WordCounter(), toolbox=toolbox) as running:
+            yield Talk(running, model)
+
+    return opened
 
 
 @pytest.fixture

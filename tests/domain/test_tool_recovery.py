@@ -13,7 +13,8 @@ from domain.tool_calls import ToolCallStatus, ToolErrorCode
 from domain.tools import ToolContext
 from tertulia.services import open_services
 from tests.domain.conftest import ME, Talk
-from tests.domain.test_tools import PARIS, assert_paired, calls_of, keeping, offering, tasks_in, told
+from tests.domain.test_tool_work import keeping, tasks_in
+from tests.domain.test_tools import PARIS, assert_paired, calls_of, offering, told
 from tests.doubles import ScriptedModel, Step, WordCounter, answer, calling
 from tests.serving import settings_for
 from tests.toolbox import Gate, StubTool, StubToolbox

@@ -2,46 +2,26 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from domain import generation, tool_contexts, tool_running
+from domain import generation, tool_running
 from domain.conversations import GenerationSettings, Message, PartKind
 from domain.errors import ProviderError, ReplyErrorCode, ToolUnavailable
 from domain.models import ChatRequest, FinishChunk, Model, PromptMessage, ToolAnswer
 from domain.replies import FinishReason, ReplyStatus, Usage
-from domain.tasks import Task, TaskPriority, TaskStatus
 from domain.tool_calls import ToolCall, ToolCallStatus, ToolChoice, ToolErrorCode
 from domain.tool_results import RESULT_CHARACTERS
 from domain.tools import ToolContext, ToolError, ToolUnreachable
 from tertulia.services import open_services
-from tests.domain.conftest import ME, Talk
+from tests.domain.conftest import LOOK, Opening, Talk
 from tests.doubles import ScriptedModel, Step, WordCounter, answer, calling
 from tests.serving import settings_for
 from tests.toolbox import Gate, StubTool, StubToolbox, answering
 
 PARIS = '{"city": "Paris"}'
-LOOK = calling(("look", PARIS))
-Scripts = Sequence[Sequence[Step]]
-Opening = Callable[..., AbstractAsyncContextManager[Talk]]
-
-
-@pytest.fixture
-def opening(tmp_path: Path) -> Opening:
-    @asynccontextmanager
-    async def opened(
-        *tools: StubTool, scripts: Sequence[Sequence[Step]] = (LOOK, answer("Sunny."))
-    ) -> AsyncIterator[Talk]:
-        model, toolbox = ScriptedModel(*scripts), StubToolbox(*tools)
-        settings = settings_for(tmp_path)
-        async with open_services(settings, model=model, tokens=WordCounter(), toolbox=toolbox) as running:
-            yield Talk(running, model)
-
-    return opened
 
 
 def offering(*names: str, choice: ToolChoice | None = None) -> GenerationSettings:
@@ -338,79 +318,3 @@ async def test_what_is_required_is_required_once(opening: Opening) -> None:
     async with opening(StubTool("look", answering("sun"))) as talk:
         await talk.say(settings=offering("look", choice=ToolChoice.REQUIRED))
         assert [request.tool_choice for request in talk.model.requests] == [ToolChoice.REQUIRED, ToolChoice.AUTO]
-
-
-# ── the unit of work, and stops ──
-
-
-def keeping(fails: BaseException | None = None, waits: asyncio.Event | None = None) -> Any:
-    """A tool's function that stores a task in its unit of work."""
-
-    async def run(context: ToolContext, _arguments: Mapping[str, object]) -> object:
-        work = await context.work()
-        here = context.conversation.id
-        made = Task(context.new_id("task"), ME, here, "Buy", "", TaskPriority.LOW, TaskStatus.PENDING, context.now)
-        await work.tasks.add(made)
-        if waits is not None:
-            await waits.wait()
-        if fails is not None:
-            raise fails
-        return made.id
-
-    return run
-
-
-async def tasks_in(talk: Talk) -> list[str]:
-    async with talk.running.storage.read() as work:
-        return [task.id for task in await work.tasks.of(ME, None, 10)]
-
-
-async def test_what_a_tool_stored_is_committed_with_its_result(opening: Opening) -> None:
-    async with opening(StubTool("look", keeping())) as talk:
-        call, _ = await outcome(talk, "look")
-        assert await tasks_in(talk) == [call.result]
-
-
-async def test_what_a_tool_stored_before_it_failed_is_not_kept(opening: Opening) -> None:
-    async with opening(StubTool("look", keeping(ToolError("no")))) as talk:
-        call, _ = await outcome(talk, "look")
-        assert call.error_code is ToolErrorCode.REFUSED
-        assert await tasks_in(talk) == []
-
-
-async def test_many_calls_at_once_take_turns_for_their_units_of_work(opening: Opening) -> None:
-    many = [("look", PARIS)] * 40
-    async with opening(StubTool("look", keeping()), scripts=[calling(*many), answer("Done.")]) as talk:
-        reply = await talk.say(settings=offering("look"))
-        assert [call.status for call in calls_of(reply)] == [ToolCallStatus.SUCCEEDED] * 40
-        assert len(set(await tasks_in(talk))) == 10
-        assert_paired(talk.model.requests[1])
-
-
-async def test_a_unit_of_work_that_does_not_end_is_rolled_back(
-    opening: Opening, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tool_contexts, "WORK_SECONDS", 0.1)
-    async with opening(StubTool("look", keeping(waits=asyncio.Event()))) as talk:
-        call, _ = await outcome(talk, "look")
-        assert call.error_code is ToolErrorCode.TIMED_OUT
-        assert await tasks_in(talk) == []
-
-
-async def test_a_stop_ends_the_tools_that_run(opening: Opening) -> None:
-    gate = Gate()
-    async with opening(StubTool("look", gate)) as talk:
-        sent = await talk.send(settings=offering("look"))
-        await gate.entered.wait()
-        await talk.running.services.replies.stop_reply(ME, sent.reply_id)
-        reply = await talk.message(sent.reply_id)
-        assert reply.reply is not None
-        assert reply.reply.status is ReplyStatus.STOPPED
-        (call,) = calls_of(reply)
-        assert (call.status, call.error_code) == (ToolCallStatus.CANCELLED, ToolErrorCode.INTERRUPTED)
-        async with talk.running.storage.read() as work:
-            stored = await work.tool_calls.of(sent.reply_id)
-        assert [call.status for call in stored.values()] == [ToolCallStatus.CANCELLED]
-        talk.model.play(answer("Hello."))
-        await talk.say("Next", conversation_id=reply.conversation_id)
-        assert_paired(talk.model.requests[0])
