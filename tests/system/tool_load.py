@@ -6,15 +6,16 @@ What became of them is told by `tool_faults.py`.
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from tests.system.cluster import Cluster, Unreachable
 from tests.system.load import Talk, send
+from tests.system.tokens import Script
 from tests.system.tool_scripts import ToolScript
 from tests.system.tool_watching import ToolWatcher
+from tests.system.watching import Watcher
 
 RESOLVE = """mutation ($id: ID!, $decision: ToolDecision!) {
   resolveToolCall(input: {toolCallId: $id, decision: $decision, comment: "as I please"}) {
@@ -26,6 +27,7 @@ TOKENS, RATE = 24, 16
 SHOWN_SECONDS = (0.0, 2.5)
 """Between a question and its answer by the user."""
 DENIED = 0.2
+AGAIN_AT_ONCE, AGAIN_SECONDS = 10, 60.0
 TOOLS = ("book", "reserve", "reserve")
 
 
@@ -135,19 +137,18 @@ async def resolve(cluster: Cluster, made: ToolTalk, call_id: str, decision: str,
     raise AssertionError("unreachable")
 
 
-async def talk_again(cluster: Cluster, talks: Sequence[ToolTalk], plain: Callable[[int], Any]) -> list[Talk]:
+async def talk_again(cluster: Cluster, talks: Sequence[ToolTalk], script: Callable[[int], Script]) -> list[Talk]:
     """The next message in each conversation, answered without tools; some at a time."""
-    conversations = list(dict.fromkeys(made.talk.conversation_id for made in talks))
-    gate, again = asyncio.Semaphore(10), []
+    conversations = dict.fromkeys(made.talk.conversation_id for made in talks)
+    gate, again = asyncio.Semaphore(AGAIN_AT_ONCE), list[Talk]()
 
     async def one(n: int, conversation: str) -> None:
         async with gate:
-            sent = await send(cluster, plain(n), n, conversation)
+            sent = await send(cluster, script(n), n, conversation)
+            sent.watchers.append(Watcher(sent.reply_id))
             again.append(sent)
-            watcher = ToolWatcher(sent.reply_id)
-            sent.watchers.append(watcher)
-            await watcher.follow(cluster.address, n)
+            with suppress(TimeoutError):  # that it never saw the end is found afterwards
+                await asyncio.wait_for(sent.watchers[0].follow(cluster.address, n), AGAIN_SECONDS)
 
-    following: list[Awaitable[None]] = [one(n, conversation) for n, conversation in enumerate(conversations)]
-    await asyncio.gather(*following)
+    await asyncio.gather(*(one(n, conversation) for n, conversation in enumerate(conversations)))
     return again

@@ -13,12 +13,13 @@ from pathlib import Path
 from tests.system.cluster import Cluster
 from tests.system.effects import Effects, Marks
 from tests.system.experiments.freezes import THAWED_SECONDS, late_rows, taken_over
-from tests.system.experiments.tools import judge_calls, notes_of, tool_servers, victim_in
+from tests.system.experiments.tools import notes_of, tool_servers, victim_in
 from tests.system.load import completes, faults_in, stored_replies
 from tests.system.report import LONG, Outcome, Progress
 from tests.system.tool_faults import NODES
 from tests.system.tool_load import ToolLoad
 from tests.system.tool_phases import Phase
+from tests.system.tool_verdicts import judge_calls
 from tests.system.tool_watching import calls_in
 
 FREEZES = 12

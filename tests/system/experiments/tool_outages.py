@@ -14,12 +14,13 @@ from pathlib import Path
 from tests.system.cluster import Cluster
 from tests.system.effects import Effects, Marks
 from tests.system.experiments.outages import WAYS
-from tests.system.experiments.tools import call_figures, judge_calls, notes_of, tool_servers, victim_in
+from tests.system.experiments.tools import notes_of, tool_servers, victim_in
 from tests.system.load import completes, faults_in, stored_replies
 from tests.system.report import LONG, Outcome, Progress
 from tests.system.tool_faults import NODES
 from tests.system.tool_load import ToolLoad
 from tests.system.tool_phases import Phase, phase_of
+from tests.system.tool_verdicts import call_figures, judge_calls
 
 OUTAGES = 30
 LIVE, FEW = 8, 4

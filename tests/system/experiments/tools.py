@@ -19,12 +19,11 @@ from tests.system.effects import Effects, Marks
 from tests.system.load import Talk, completes, error_of, faults_in, stored_replies
 from tests.system.processes import ServerProcess
 from tests.system.report import LONG, Outcome, Progress
-from tests.system.tokens import Script
-from tests.system.tool_faults import NODES, all_call_faults, open_rows
-from tests.system.tool_load import ToolLoad, ToolTalk, talk_again
+from tests.system.tool_faults import NODES
+from tests.system.tool_load import ToolLoad, ToolTalk
 from tests.system.tool_phases import Phase, phase_of
 from tests.system.tool_plugin import NAMES
-from tests.system.tool_watching import calls_in
+from tests.system.tool_verdicts import call_figures, judge_calls
 
 PROCESSES = 2
 LIVE, FEW = 8, 4
@@ -169,37 +168,7 @@ async def _judged(servers: Cluster, load: ToolLoad, marks: Marks, struck: Struck
     return outcome
 
 
-async def judge_calls(
-    outcome: Outcome,
-    servers: Cluster,
-    load: ToolLoad,
-    stored: dict[str, dict[str, Any]],
-    effects: Effects,
-    faults: list[str],
-) -> None:
-    """All that is promised of calls and of what is said next, beside the faults that were found before."""
-    faults += all_call_faults(load.talks, stored, effects) + await open_rows(servers)
-    outcome.found(faults, len(load.talks), "replies with tools")
-    again = await talk_again(servers, load.talks, lambda n: Script(f"again-{n}", 4, 200))
-    outcome.found(await faults_in(servers, again, completes), len(again), "next messages")
-    refused = await servers.refused()
-    outcome.expect(not refused, f"{len(refused)} requests were refused: {refused[:2]}")
-
-
 def _ends(talk: Talk, stored: dict[str, Any], struck: Struck) -> bool:
     """Rescued twice it may be given up; before that it has to go on."""
     interrupted = stored["status"] == "FAILED" and error_of(stored) == "INTERRUPTED"
     return completes(talk, stored) or (interrupted and struck.hits[talk.reply_id] > MAX_RESCUES)
-
-
-def call_figures(stored: dict[str, dict[str, Any]], effects: Effects) -> list[str]:
-    calls = [call for reply in stored.values() for call in calls_in(reply["parts"])]
-    ends = Counter(f"{call['status']} {call['errorCode'] or ''}".strip() for call in calls)
-    repeated = sum(times > 1 for times in effects.looks.values())
-    replies = Counter(reply["status"] for reply in stored.values())
-    return [
-        *(f"{times} replies {end}" for end, times in replies.most_common()),
-        *(f"{times} calls {end}" for end, times in ends.most_common()),
-        f"{sum(effects.calls.values())} effects",
-        f"{repeated} idempotent calls repeated",
-    ]
