@@ -41,7 +41,8 @@ def storable(value: object, depth: int = MAX_DEPTH) -> object:
         case bool() | None:
             return value
         case int():
-            return value if value in INTEGERS else str(value)
+            exact = int(value)  # a range is searched through, number by number, for what is more than an int
+            return exact if exact in INTEGERS else str(exact)
         case float():
             return value if isfinite(value) else None
         case Mapping():

@@ -19,7 +19,7 @@ from domain.tools import Tool, ToolError
 WORK_SECONDS = 5.0
 """A tool's unit of work may be open so long: half a lease, and others wait for the locks that it takes."""
 WORKS_AT_ONCE = 4
-"""Many calls at once must not take every connection from the requests of users."""
+"""Many calls at once must not take every connection from the requests of users; an embedded database has one."""
 
 
 class OutOfTime(Exception):

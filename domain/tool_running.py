@@ -65,7 +65,7 @@ class ToolRunner:
         self._telemetry = telemetry
         self._approval = timedelta(seconds=approval_seconds)
         self._patiently = Patience()
-        self._turns = asyncio.Semaphore(WORKS_AT_ONCE)
+        self._turns = asyncio.Semaphore(1 if tools_storage.embedded else WORKS_AT_ONCE)
 
     def offered(self, settings: GenerationSettings) -> tuple[OfferedTool, ...]:
         """Those of the tools that the settings name which are there."""
@@ -192,6 +192,8 @@ class ToolRunner:
                 return failed(call, ToolErrorCode.REFUSED, told, now)
             case ToolUnreachable():
                 return failed(call, ToolErrorCode.UNAVAILABLE, UNREACHABLE, now)
+            case Unavailable():
+                return failed(call, ToolErrorCode.UNAVAILABLE, "The database cannot be reached right now.", now)
             case OutOfTime():
                 return failed(call, ToolErrorCode.TIMED_OUT, str(error), now)
         self._telemetry.tool_broke(call, error)

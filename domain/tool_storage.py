@@ -30,7 +30,9 @@ class ToolCalls(Protocol):
     """The calls of replies from the end of the answer that made them on: what the reply's log is told afterwards."""
 
     async def add(self, lease: Lease, calls: Sequence[tuple[int, ToolCall]]) -> bool:
-        """Store calls with their part's index, over what was stored of them. False when the lease was lost.
+        """Store calls with their part's index, over what earlier attempts stored of them. False for a lost lease.
+
+        What this attempt stored of them before stays: it may have been decided on since.
 
         Then nothing was stored, and the unit must not be committed. Otherwise its heartbeat is locked until the end of
         the unit, so that no takeover commits beside it.

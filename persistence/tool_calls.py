@@ -46,9 +46,9 @@ class SqlToolCalls:
         if rows:
             added = self._connection.insert(tool_calls)
             changed = {name: added.excluded[name] for name in ("part", "attempt", "status", "expires_at", "data")}
-            await self._connection.execute(
-                added.on_conflict_do_update(index_elements=[tool_calls.c.id], set_=changed), rows
-            )
+            earlier = tool_calls.c.attempt < added.excluded.attempt
+            upsert = added.on_conflict_do_update(index_elements=[tool_calls.c.id], set_=changed, where=earlier)
+            await self._connection.execute(upsert, rows)
         for _, call in calls:
             if call.status is ToolCallStatus.AWAITING_APPROVAL:
                 requested = Change.TOOL_APPROVAL_REQUESTED

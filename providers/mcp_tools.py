@@ -24,7 +24,9 @@ MAX_NAME = 64
 MAX_SCHEMA = 100_000
 """Characters: what is longer would fill the context of most models."""
 MAX_ERROR = 4_000
-WITHOUT_PATTERNS = {"pattern": None, "patternProperties": None, "unevaluatedProperties": None}
+LEFT_OUT = dict.fromkeys(("pattern", "patternProperties", "unevaluatedItems", "unevaluatedProperties", "uniqueItems"))
+MAX_RULES = 20_000
+"""Of one check, about half a second: with each level of references a schema can double the work."""
 MISTAKES = 5
 CHARACTERS = 200
 Approval = bool | tuple[str, ...] | None
@@ -95,7 +97,7 @@ def checker(schema: Mapping[str, Any]) -> Callable[[Mapping[str, object]], str |
     """A `Tool.check` by a JSON Schema. Raises UnusableTool when that is none for an object.
 
     Regular expressions are left to the server, as some take for ever; nothing is fetched for a `$ref`. What cannot be
-    checked here for another reason is left to the server too.
+    checked here for another reason, or not with MAX_RULES, is left to the server too.
     """
     if schema.get("type") != "object":
         raise UnusableTool("its schema is not of an object")
@@ -106,16 +108,37 @@ def checker(schema: Mapping[str, Any]) -> Callable[[Mapping[str, object]], str |
         kind.check_schema(schema)
     except (SchemaError, RecursionError) as error:
         raise UnusableTool("its schema is no JSON Schema") from error
-    rules = {**WITHOUT_PATTERNS, "additionalProperties": _additional(kind)}
-    validator = extend(kind, rules)(schema, registry=Registry())
+    rules = {**kind.VALIDATORS, **LEFT_OUT, "additionalProperties": _additional(kind)}
+    left = _Left()
+    counted = {keyword: rule and left.counting(rule) for keyword, rule in rules.items()}
+    validator = extend(kind, counted)(schema, registry=Registry())
 
     def check(arguments: Mapping[str, object]) -> str | None:
+        left.rules = MAX_RULES
         try:
             return _words(islice(validator.iter_errors(arguments), MISTAKES))
         except Exception:
             return None
 
     return check
+
+
+class _Left:
+    """How many rules may still be applied in a check."""
+
+    def __init__(self) -> None:
+        self.rules = 0
+
+    def counting(self, rule: Callable[..., Any]) -> Callable[..., Any]:
+        """The same rule. Raises OverflowError when there were too many."""
+
+        def counted(validator: object, value: object, *given: object) -> Any:  # noqa: ANN401  what the library's rules give
+            self.rules -= 1 + (len(value) if isinstance(value, list) else 0)
+            if self.rules < 0:
+                raise OverflowError
+            return rule(validator, value, *given)
+
+        return counted
 
 
 def _additional(kind: Any) -> Callable[..., Iterator[ValidationError]]:  # noqa: ANN401  a class of validators

@@ -97,12 +97,22 @@ async def test_the_calls_of_a_reply_are_its_own(shelf: Shelf) -> None:
 # ── who may write ──
 
 
-async def test_a_call_that_is_added_again_is_as_it_was_added_last(shelf: Shelf) -> None:
+async def test_a_call_that_a_later_attempt_adds_is_as_that_has_it(shelf: Shelf) -> None:
     call = a_call(RUNNING)
-    pen = await shelf.calling(call)
+    pen = await retaken(shelf, await shelf.calling(call))
     again = replace(call, arguments={"title": "Coffee"})
     assert await shelf.add_calls(pen.lease, again)
     assert await shelf.calls(pen.id) == {call.id: again}
+
+
+async def test_a_call_that_is_added_twice_keeps_what_was_decided_meanwhile(shelf: Shelf) -> None:
+    """The answer to the first commit was lost, and a user was quicker than the second."""
+    call = a_call(RUNNING)
+    pen = await shelf.calling(call)
+    done = replace(call, status=SUCCEEDED)
+    assert await shelf.finish(pen.lease, done)
+    assert await shelf.add_calls(pen.lease, call)
+    assert await shelf.calls(pen.id) == {call.id: done}
 
 
 async def test_the_result_of_a_running_call_is_stored_once(shelf: Shelf) -> None:

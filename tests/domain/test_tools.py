@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,20 @@ async def test_what_no_database_stores_is_replaced(opening: Opening) -> None:
         assert call.result == {"a\ufffd": ["?", str(2**70), None]}
 
 
+async def test_a_result_may_be_what_is_more_than_an_integer(opening: Opening) -> None:
+    async with opening(StubTool("look", answering(HTTPStatus.OK))) as talk:
+        call, _ = await outcome(talk, "look")
+        assert call.result == 200
+
+
+@pytest.mark.parametrize("end", [SystemExit(), KeyboardInterrupt()], ids=["SystemExit", "KeyboardInterrupt"])
+async def test_a_tool_cannot_end_the_server(opening: Opening, end: BaseException) -> None:
+    async with opening(StubTool("look", answering(end))) as talk:
+        call, reply = await outcome(talk, "look")
+        assert call.error_code is ToolErrorCode.BROKEN
+        assert reply.text == "Sunny."
+
+
 async def test_a_tool_that_hangs_is_given_up_in_time(opening: Opening) -> None:
     async with opening(StubTool("look", Gate(), timeout=0.05)) as talk:
         call, _ = await outcome(talk, "look")
@@ -268,6 +283,24 @@ async def test_a_model_that_never_stops_calling_is_stopped_after_eight_steps(ope
         talk.model.play(answer("Hello."))
         await talk.say("Next", conversation_id=reply.conversation_id)
         assert_paired(talk.model.requests[0])
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3])
+async def test_a_call_in_which_an_answer_was_cut_is_void_when_the_model_is_asked_again(
+    opening: Opening, monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    monkeypatch.setattr(generation, "CUT_PAUSE_SECONDS", 0.0)
+    cut = ProviderError(ReplyErrorCode.PROVIDER_UNAVAILABLE, "The connection broke.", retryable=True)
+    broken_off = [*calling(("look", PARIS), text="Let me look. ")[:-missing], cut]
+    runs = Gate()
+    runs.open.set()
+    async with opening(StubTool("look", runs), scripts=[broken_off, LOOK, answer("Sunny.")]) as talk:
+        reply = await talk.say(settings=offering("look"))
+        void, made = calls_of(reply)
+        assert (void.status, made.status) == (ToolCallStatus.CANCELLED, ToolCallStatus.SUCCEEDED)
+        assert runs.runs == [made.id]
+        assert told(talk.model.requests[-1]) == ["look", "done"]
+        assert reply.text == "Let me look. Sunny."
 
 
 async def test_calls_of_an_answer_that_got_too_long_are_not_made(opening: Opening) -> None:

@@ -115,6 +115,18 @@ def test_what_cannot_be_checked_here_is_left_to_the_server(schema: dict[str, Any
     assert checker(schema)({"a": "a" * 50 + "!", "b" * 50 + "!": 1}) is None
 
 
+def test_a_schema_that_doubles_its_work_with_each_level_is_left_to_the_server() -> None:
+    levels = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(50)}
+    levels["a50"] = {"type": "object"}
+    schema = {"type": "object", "$defs": levels, "allOf": [{"$ref": "#/$defs/a0"}], "required": ["a"]}
+    assert checker(schema)({"b": 1}) is None
+
+
+def test_long_lists_are_not_compared_each_with_each() -> None:
+    lists = {"type": "object", "properties": {"a": {"uniqueItems": True, "items": {"enum": list(range(10_000))}}}}
+    assert checker(lists)({"a": [{"b": n} for n in range(100_000)]}) is None
+
+
 def test_mistakes_are_told_without_long_values_and_not_without_end() -> None:
     schema = {
         "type": "object",
