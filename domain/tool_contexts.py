@@ -27,11 +27,13 @@ class OutOfTime(Exception):
 class Unfinished:
     """A tool's unit of work, opened when it asks for it. What was not committed is rolled back when this is left."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, some: asyncio.Semaphore) -> None:
+        """`some` bounds how many are open at once."""
         self.work: UnitOfWork | None = None
         self.closed = False
         self.limit: asyncio.Timeout | None = None
         self._storage = storage
+        self._some = some
         self._leaving = AsyncExitStack()
         self._opening = asyncio.Lock()
 
@@ -52,6 +54,7 @@ class Unfinished:
             if self.closed:
                 raise ToolError("The call is over.")
             if self.work is None:
+                await self._leaving.enter_async_context(self._some)
                 self.work = await self._leaving.enter_async_context(self._storage.write())
                 if self.limit is not None:
                     soon = asyncio.get_running_loop().time() + WORK_SECONDS

@@ -28,6 +28,10 @@ from domain.tools import Tool, Toolbox, ToolError, ToolUnreachable
 
 FAREWELL_SECONDS = 1.0
 """A tool that goes on so long after it was cancelled is left to itself."""
+UNITS_AT_ONCE = 4
+"""Of tools' own units of work in this process: the other connections are for those who wait for an answer. Where one
+connection writes all, one, so that no more than one is ever before the journal.
+"""
 UNREACHABLE = "The tool cannot be reached right now."
 BROKEN_OFF = "The answer broke off while the model wrote this call."
 UNKNOWN = "The server stopped while the tool ran: whether it took effect is not known. It was not repeated."
@@ -59,6 +63,7 @@ class ToolRunner:
     ) -> None:
         self._storage = storage
         self._tools_storage = tools_storage
+        self._units = asyncio.Semaphore(1 if tools_storage.embedded else UNITS_AT_ONCE)
         self._toolbox = toolbox
         self._clock = clock
         self._ids = ids
@@ -146,7 +151,7 @@ class ToolRunner:
         assert tool is not None
         assert known.user is not None
         assert known.conversation is not None
-        async with Unfinished(self._tools_storage) as unit:
+        async with Unfinished(self._tools_storage, self._units) as unit:
             context = CallContext(known.user, known.conversation, call.id, self._clock, self._ids, unit)
             ended = await self._ended(tool, context, call)
             storing = asyncio.create_task(self._store(tail.lease, ended, unit))

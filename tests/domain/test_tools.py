@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,8 +15,10 @@ from domain.conversations import GenerationSettings, Message, PartKind
 from domain.errors import ProviderError, ReplyErrorCode, ToolUnavailable
 from domain.models import ChatRequest, FinishChunk, Model, PromptMessage, ToolAnswer
 from domain.replies import FinishReason, ReplyStatus, Usage
+from domain.storage import Storage
 from domain.tasks import Task, TaskPriority, TaskStatus
 from domain.tool_calls import ToolCall, ToolCallStatus, ToolChoice, ToolErrorCode
+from domain.tool_contexts import Unfinished
 from domain.tool_results import RESULT_CHARACTERS
 from domain.tools import ToolContext, ToolError, ToolUnreachable
 from tertulia.services import open_services
@@ -402,6 +404,22 @@ async def test_a_tool_has_one_unit_of_work_also_when_it_asks_twice_at_once(openi
     async with opening(StubTool("look", run)) as talk:
         call, _ = await outcome(talk, "look")
         assert call.result is True
+
+
+async def test_a_tool_waits_while_as_many_units_of_work_are_open_as_may_be() -> None:
+    class Units:
+        @asynccontextmanager
+        async def write(self) -> AsyncIterator[object]:
+            yield object()
+
+    storage, some = cast(Storage, Units()), asyncio.Semaphore(1)
+    async with Unfinished(storage, some) as first, Unfinished(storage, some) as second:
+        await first.open()
+        waiting = asyncio.create_task(second.open())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await first.roll_back()
+        assert await waiting is second.work
 
 
 async def test_a_stop_ends_the_tools_that_run(opening: Opening) -> None:

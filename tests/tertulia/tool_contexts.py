@@ -1,5 +1,6 @@
 """What tools are given in tests: the domain's own context, on whatever storage there is."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ class NoStorage:
 
 def context_on(storage: Storage, conversation: Conversation | None = None, user: User = ME) -> CallContext:
     where = conversation or a_conversation()
-    return CallContext(user, where, "call_1", SystemClock(), TimeOrderedIds(), Unfinished(storage))
+    return CallContext(user, where, "call_1", SystemClock(), TimeOrderedIds(), Unfinished(storage, asyncio.Semaphore()))
 
 
 def context() -> CallContext:
