@@ -6,19 +6,17 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from domain import generation, tool_contexts, tool_running
+from domain import tool_contexts, tool_running
 from domain.conversations import GenerationSettings, Message, PartKind
-from domain.errors import ProviderError, ReplyErrorCode, ToolUnavailable
+from domain.errors import ReplyErrorCode, ToolUnavailable
 from domain.models import ChatRequest, FinishChunk, Model, PromptMessage, ToolAnswer
 from domain.replies import FinishReason, ReplyStatus, Usage
-from domain.storage import Storage
 from domain.tasks import Task, TaskPriority, TaskStatus
 from domain.tool_calls import ToolCall, ToolCallStatus, ToolChoice, ToolErrorCode
-from domain.tool_contexts import Unfinished
 from domain.tool_results import RESULT_CHARACTERS
 from domain.tools import ToolContext, ToolError, ToolUnreachable
 from tertulia.services import open_services
@@ -306,24 +304,6 @@ async def test_a_model_that_never_stops_calling_is_stopped_after_eight_steps(ope
         assert_paired(talk.model.requests[0])
 
 
-@pytest.mark.parametrize("missing", [1, 2, 3])
-async def test_a_call_in_which_an_answer_was_cut_is_void_when_the_model_is_asked_again(
-    opening: Opening, monkeypatch: pytest.MonkeyPatch, missing: int
-) -> None:
-    monkeypatch.setattr(generation, "CUT_PAUSE_SECONDS", 0.0)
-    cut = ProviderError(ReplyErrorCode.PROVIDER_UNAVAILABLE, "The connection broke.", retryable=True)
-    broken_off = [*calling(("look", PARIS), text="Let me look. ")[:-missing], cut]
-    runs = Gate()
-    runs.open.set()
-    async with opening(StubTool("look", runs), scripts=[broken_off, LOOK, answer("Sunny.")]) as talk:
-        reply = await talk.say(settings=offering("look"))
-        void, made = calls_of(reply)
-        assert (void.status, made.status) == (ToolCallStatus.CANCELLED, ToolCallStatus.SUCCEEDED)
-        assert runs.runs == [made.id]
-        assert told(talk.model.requests[-1]) == ["look", "done"]
-        assert reply.text == "Let me look. Sunny."
-
-
 async def test_calls_of_an_answer_that_got_too_long_are_not_made(opening: Opening) -> None:
     cut = [*calling(("look", '{"city": "Pa'))[:-1], FinishChunk(FinishReason.LENGTH, None, None, None)]
     async with opening(StubTool("look", answering("never")), scripts=[cut]) as talk:
@@ -394,32 +374,6 @@ async def test_a_unit_of_work_that_does_not_end_is_rolled_back(
         call, _ = await outcome(talk, "look")
         assert call.error_code is ToolErrorCode.TIMED_OUT
         assert await tasks_in(talk) == []
-
-
-async def test_a_tool_has_one_unit_of_work_also_when_it_asks_twice_at_once(opening: Opening) -> None:
-    async def run(context: ToolContext, _arguments: Mapping[str, object]) -> object:
-        first, second = await asyncio.gather(context.work(), context.work())
-        return first is second
-
-    async with opening(StubTool("look", run)) as talk:
-        call, _ = await outcome(talk, "look")
-        assert call.result is True
-
-
-async def test_a_tool_waits_while_as_many_units_of_work_are_open_as_may_be() -> None:
-    class Units:
-        @asynccontextmanager
-        async def write(self) -> AsyncIterator[object]:
-            yield object()
-
-    storage, some = cast(Storage, Units()), asyncio.Semaphore(1)
-    async with Unfinished(storage, some) as first, Unfinished(storage, some) as second:
-        await first.open()
-        waiting = asyncio.create_task(second.open())
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        await first.roll_back()
-        assert await waiting is second.work
 
 
 async def test_a_stop_ends_the_tools_that_run(opening: Opening) -> None:
