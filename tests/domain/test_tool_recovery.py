@@ -6,7 +6,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+import pytest
+
+from domain import generation
 from domain.conversations import Message
+from domain.errors import ProviderError, ReplyErrorCode
 from domain.models import ToolCallChunk
 from domain.replies import ReplyStatus
 from domain.tool_calls import ToolCallStatus, ToolErrorCode
@@ -114,6 +118,25 @@ async def test_a_call_that_was_being_written_is_void_and_the_model_is_asked_agai
         assert told(talk.model.requests[1]) == ["look", "done"]
         assert reply.text == "Let me look. Sunny."
         assert runs.runs == [made.id]
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3])
+async def test_a_call_in_which_an_answer_was_cut_is_void_when_the_model_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    monkeypatch.setattr(generation, "CUT_PAUSE_SECONDS", 0.0)
+    cut = ProviderError(ReplyErrorCode.PROVIDER_UNAVAILABLE, "The connection broke.", retryable=True)
+    broken_off = [*calling(("look", PARIS), text="Let me look. ")[:-missing], cut]
+    runs = Gate()
+    runs.open.set()
+    scripts = broken_off, calling(("look", PARIS)), answer("Sunny.")
+    async with server(tmp_path, "first.db", [StubTool("look", runs)], *scripts) as talk:
+        reply = await talk.say(settings=offering("look"))
+        void, made = calls_of(reply)
+        assert (void.status, made.status) == (ToolCallStatus.CANCELLED, ToolCallStatus.SUCCEEDED)
+        assert runs.runs == [made.id]
+        assert told(talk.model.requests[-1]) == ["look", "done"]
+        assert reply.text == "Let me look. Sunny."
 
 
 async def test_a_server_that_shuts_down_in_a_call_leaves_it_to_the_next_as_unknown(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from domain import generation, tool_running
+from domain import tool_running
 from domain.conversations import GenerationSettings, Message, PartKind
-from domain.errors import ProviderError, ReplyErrorCode, ToolUnavailable
+from domain.errors import ReplyErrorCode, ToolUnavailable
 from domain.models import ChatRequest, FinishChunk, Model, PromptMessage, ToolAnswer
 from domain.replies import FinishReason, ReplyStatus, Usage
 from domain.tool_calls import ToolCall, ToolCallStatus, ToolChoice, ToolErrorCode
@@ -18,7 +18,7 @@ from domain.tool_results import RESULT_CHARACTERS
 from domain.tools import ToolContext, ToolError, ToolUnreachable
 from tertulia.services import open_services
 from tests.domain.conftest import LOOK, Opening, Talk
-from tests.doubles import ScriptedModel, Step, WordCounter, answer, calling
+from tests.doubles import ScriptedModel, WordCounter, answer, calling
 from tests.serving import settings_for
 from tests.toolbox import Gate, StubTool, StubToolbox, answering
 
@@ -285,24 +285,6 @@ async def test_a_model_that_never_stops_calling_is_stopped_after_eight_steps(ope
         assert_paired(talk.model.requests[0])
 
 
-@pytest.mark.parametrize("missing", [1, 2, 3])
-async def test_a_call_in_which_an_answer_was_cut_is_void_when_the_model_is_asked_again(
-    opening: Opening, monkeypatch: pytest.MonkeyPatch, missing: int
-) -> None:
-    monkeypatch.setattr(generation, "CUT_PAUSE_SECONDS", 0.0)
-    cut = ProviderError(ReplyErrorCode.PROVIDER_UNAVAILABLE, "The connection broke.", retryable=True)
-    broken_off = [*calling(("look", PARIS), text="Let me look. ")[:-missing], cut]
-    runs = Gate()
-    runs.open.set()
-    async with opening(StubTool("look", runs), scripts=[broken_off, LOOK, answer("Sunny.")]) as talk:
-        reply = await talk.say(settings=offering("look"))
-        void, made = calls_of(reply)
-        assert (void.status, made.status) == (ToolCallStatus.CANCELLED, ToolCallStatus.SUCCEEDED)
-        assert runs.runs == [made.id]
-        assert told(talk.model.requests[-1]) == ["look", "done"]
-        assert reply.text == "Let me look. Sunny."
-
-
 async def test_calls_of_an_answer_that_got_too_long_are_not_made(opening: Opening) -> None:
     cut = [*calling(("look", '{"city": "Pa'))[:-1], FinishChunk(FinishReason.LENGTH, None, None, None)]
     async with opening(StubTool("look", answering("never")), scripts=[cut]) as talk:
@@ -310,32 +292,6 @@ async def test_calls_of_an_answer_that_got_too_long_are_not_made(opening: Openin
         assert call.status is ToolCallStatus.CANCELLED
         assert reply.reply is not None
         assert reply.reply.finish_reason is FinishReason.LENGTH
-
-
-async def test_a_call_in_which_the_endpoint_cut_its_answer_is_void(
-    opening: Opening, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Even when its arguments were there: the model makes it again."""
-    monkeypatch.setattr(generation, "CUT_PAUSE_SECONDS", 0.0)
-    gate = Gate()
-    gate.open.set()
-    cut: list[Step] = [*LOOK[:-1], ProviderError(ReplyErrorCode.PROVIDER_UNAVAILABLE, "It broke off.", retryable=True)]
-    async with opening(StubTool("look", gate), scripts=[cut, LOOK, answer("Sunny.")]) as talk:
-        void, reply = await outcome(talk, "look")
-        assert void.status is ToolCallStatus.CANCELLED
-        assert len(gate.runs) == 1
-        assert told(talk.model.requests[2]) == ["look", "done"]
-        assert reply.text == "Sunny."
-
-
-async def test_a_tool_has_one_unit_of_work_however_often_it_asks(opening: Opening) -> None:
-    async def run(context: ToolContext, _arguments: Mapping[str, object]) -> object:
-        first, second = await asyncio.gather(context.work(), context.work())
-        return first is second
-
-    async with opening(StubTool("look", run)) as talk:
-        call, _ = await outcome(talk, "look")
-        assert call.result is True
 
 
 async def test_a_result_that_looks_like_a_call_calls_nothing(opening: Opening) -> None:

@@ -118,7 +118,7 @@ def test_what_cannot_be_checked_here_is_left_to_the_server(schema: dict[str, Any
 def test_a_schema_that_doubles_its_work_with_each_level_is_left_to_the_server() -> None:
     levels: dict[str, Any] = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(50)}
     levels["a50"] = {"type": "object"}
-    schema = {"type": "object", "$defs": levels, "allOf": [{"$ref": "#/$defs/a0"}], "required": ["a"]}
+    schema: dict[str, Any] = {"type": "object", "$defs": levels, "allOf": [{"$ref": "#/$defs/a0"}], "required": ["a"]}
     assert checker(schema)({"b": 1}) is None
 
 
