@@ -1,11 +1,12 @@
 """MCP servers with every fault: programs and addresses that die, hang, lie or never end; ours goes on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import structlog
 from aiohttp import web
 from structlog.testing import capture_logs
 
@@ -15,6 +16,15 @@ from providers.mcp_connection import McpServer
 from tests.providers.serving_mcp import Site, becomes, call, program, runs, site, tool
 
 SYSTEMS_OWN = ("LC_CTYPE", "__CF_USER_TEXT_ENCODING")
+
+
+@pytest.fixture(autouse=True)
+def every_line_is_logged() -> Iterator[None]:
+    """Also where a server that was started in this process wants errors only."""
+    before = structlog.get_config()
+    structlog.reset_defaults()
+    yield
+    structlog.configure(**before)
 
 
 # ── what is offered ──
