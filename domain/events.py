@@ -178,6 +178,19 @@ def fold(events: Iterable[LoggedEvent]) -> tuple[MessagePart, ...]:
     return folded(events).parts()
 
 
+def whole_in(log: Iterable[LoggedEvent]) -> int:
+    """How many parts belong to answers of the model that are whole: up to the last that called tools, and its end."""
+    parts = whole = 0
+    for logged in log:
+        match logged.event:
+            case PartAdded(_, _, call):
+                parts += 1
+                whole = parts if call is not None and call.told else whole
+            case ToolCallChanged(_, call) if call.told:
+                whole = parts
+    return whole
+
+
 def written_in(log: Iterable[LoggedEvent], attempt: int) -> str:
     """All that one attempt wrote, reasoning and the arguments of calls too."""
     mine = (logged.event for logged in log if logged.attempt == attempt)

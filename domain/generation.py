@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from domain.conversations import Role
 from domain.errors import ProviderError, QuotaExceeded, StorageError, Unavailable
-from domain.events import LoggedEvent, Retrying, ToolCallChanged, fold, folded
+from domain.events import LoggedEvent, Retrying, ToolCallChanged, fold, folded, whole_in
 from domain.journal import Halt, Journal, Tail
 from domain.limits import Allowances, OutputBound
 from domain.models import ArgumentsChunk, ChatRequest, FinishChunk, OfferedTool, ReasoningChunk, TextChunk
@@ -34,7 +34,7 @@ from domain.replies import (
     ReplyStatus,
     Usage,
 )
-from domain.spoken import Said, calls_in, said_in, steps_of
+from domain.spoken import Said, calls_in, said_in, so_far_in, steps_of
 from domain.storage import WHOLE_LOG, Storage, UnitOfWork
 from domain.tool_calls import ToolCall, ToolCallStatus, ToolChoice, cancelled
 from domain.tool_running import BROKEN_OFF, ToolRunner
@@ -121,7 +121,7 @@ class ReplyGenerator:
             step = next_step(parts)
             last = step - notes.begun_steps >= MAX_STEPS
             finish = await self._asked(tail, notes, writer, step, last)
-            if not self._called(tail, finish, last):
+            if not self._called(tail, notes, finish, last):
                 break
         reason = FinishReason.TOOL_LIMIT if last and finish.finish_reason is FinishReason.STOP else finish.finish_reason
         outcome = await self._outcome(tail, notes, ReplyStatus.COMPLETE, reason)
@@ -141,7 +141,7 @@ class ReplyGenerator:
         notes.request_ended(finish.usage or await self._spent(tail, notes))
         return finish
 
-    def _called(self, tail: Tail, finish: FinishChunk, last: bool) -> bool:
+    def _called(self, tail: Tail, notes: Notes, finish: FinishChunk, last: bool) -> bool:
         """Tell what becomes of the calls in an answer that is whole. Whether there are any for the tools to act on."""
         calls = _being_written(tail)
         acts = finish.finish_reason is FinishReason.STOP and not last
@@ -149,6 +149,8 @@ class ReplyGenerator:
         for index, call in calls:
             checked = self._tools.check(call, tail.lease.settings) if acts else cancelled(call, why)
             tail.append(ToolCallChanged(index, checked))
+        if acts and calls:
+            notes.whole = len(tail.parts_so_far())
         return acts and bool(calls)
 
     async def _ask(self, tail: Tail, notes: Notes, writer: PartWriter, step: int, last: bool) -> FinishChunk:
@@ -178,7 +180,7 @@ class ReplyGenerator:
     async def _request(self, tail: Tail, notes: Notes, last: bool) -> ChatRequest:
         lease, parts = tail.lease, tail.parts_so_far()
         name = lease.settings.model or ""
-        steps, texts = steps_of(Role.ASSISTANT, parts)
+        steps, texts = so_far_in(parts, notes.whole)
         unfinished, tools = "".join(texts), self._tools.offered(lease.settings)
         shown = await count_tokens(self._tokens, name, unfinished)
         begun = await self._begun(name, notes, len(calls_in(parts)))
@@ -301,6 +303,7 @@ def _notes(lease: Lease, log: list[LoggedEvent]) -> Notes:
     calls = calls_in(begun)
     return Notes(
         begun="".join(steps_of(Role.ASSISTANT, begun)[1]),
+        whole=whole_in(log),
         begun_calls=len(calls),
         begun_steps=max((call.step for _, call in calls), default=0),
         reserved=lease.reserved_tokens,

@@ -5,6 +5,7 @@ missing. Pure; which of it fits a prompt is not decided here.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from domain.conversations import MessagePart, PartKind, Role
@@ -37,6 +38,20 @@ def steps_of(role: Role, parts: Sequence[MessagePart]) -> tuple[list[Said], tupl
         steps += [PromptMessage(role, tuple(texts), asked), *answers]
         texts = []
     return steps, tuple(texts)
+
+
+def so_far_in(parts: Sequence[MessagePart], whole: int) -> tuple[list[Said], tuple[str, ...]]:
+    """Of a reply that is being made: its whole answers, which are its first `whole` parts, and the texts after them.
+
+    What an answer said after its calls was said with them.
+    """
+    steps, rest = steps_of(Role.ASSISTANT, parts[:whole])
+    last = max((place for place, said in enumerate(steps) if isinstance(said, PromptMessage)), default=None)
+    if last is not None and rest:
+        asked = steps[last]
+        assert isinstance(asked, PromptMessage)
+        steps[last] = replace(asked, texts=(*asked.texts, *rest))
+    return steps, steps_of(Role.ASSISTANT, parts[whole:])[1]
 
 
 def weight_of(said: Iterable[Said]) -> tuple[str, int]:

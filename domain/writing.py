@@ -31,6 +31,8 @@ class Notes:
 
     begun: str = ""
     """The text of the answer that the reply began with after its last call, as it continues another."""
+    whole: int = 0
+    """So many of the first parts belong to answers that are whole."""
     begun_calls: int = 0
     begun_steps: int = 0
     input_tokens: int = 0
@@ -80,7 +82,8 @@ class PartWriter:
         """A request begins, after so much of the answer. Reasoning that broke off stays, and is begun anew."""
         parts = self._tail.parts_so_far()
         self._index = len(parts) - 1
-        self._kind = PartKind.TEXT if parts and parts[-1].kind is PartKind.TEXT else None
+        going_on = len(parts) > self._notes.whole and parts[-1].kind is PartKind.TEXT
+        self._kind = PartKind.TEXT if going_on else None
         self._seam = Seam(unfinished)
         self._step = step
         self._calls = {}

@@ -11,7 +11,7 @@ import pytest
 from domain import generation
 from domain.conversations import Message
 from domain.errors import ProviderError, ReplyErrorCode
-from domain.models import ToolCallChunk
+from domain.models import TextChunk, ToolCallChunk
 from domain.replies import ReplyStatus
 from domain.tool_calls import ToolCallStatus, ToolErrorCode
 from domain.tools import ToolContext
@@ -137,6 +137,20 @@ async def test_a_call_in_which_an_answer_was_cut_is_void_when_the_model_is_asked
         assert runs.runs == [made.id]
         assert told(talk.model.requests[-1]) == ["look", "done"]
         assert reply.text == "Let me look. Sunny."
+
+
+async def test_what_was_said_after_a_call_is_not_gone_on_with_by_the_next_server_either(tmp_path: Path) -> None:
+    gate, again = Gate(), Gate()
+    again.open.set()
+    started, *calls, end = calling(("look", PARIS))
+    script: list[Step] = [started, *calls, TextChunk("One moment. "), end]
+    async with server(tmp_path, "first.db", [StubTool("look", gate, idempotent=True)], script) as talk:
+        sent = await talk.send(settings=offering("look"))
+        await gate.entered.wait()
+    async with server(tmp_path, "first.db", [StubTool("look", again, idempotent=True)], answer("Sunny.")) as talk:
+        reply = await talk.settled(sent.reply_id)
+        assert talk.model.requests[0].unfinished == ""
+        assert [part.text for part in reply.parts] == ["", "One moment. ", "Sunny."]
 
 
 async def test_a_server_that_shuts_down_in_a_call_leaves_it_to_the_next_as_unknown(tmp_path: Path) -> None:

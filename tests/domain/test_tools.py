@@ -11,14 +11,14 @@ import pytest
 from domain import tool_running
 from domain.conversations import GenerationSettings, Message, PartKind
 from domain.errors import ReplyErrorCode, ToolUnavailable
-from domain.models import ChatRequest, FinishChunk, Model, PromptMessage, ToolAnswer
+from domain.models import ChatRequest, FinishChunk, Model, PromptMessage, TextChunk, ToolAnswer
 from domain.replies import FinishReason, ReplyStatus, Usage
 from domain.tool_calls import ToolCall, ToolCallStatus, ToolChoice, ToolErrorCode
 from domain.tool_results import RESULT_CHARACTERS
 from domain.tools import ToolContext, ToolError, ToolUnreachable
 from tertulia.services import open_services
 from tests.domain.conftest import LOOK, Opening, Talk
-from tests.doubles import ScriptedModel, WordCounter, answer, calling
+from tests.doubles import ScriptedModel, WordCounter, answer, calling, heard
 from tests.serving import settings_for
 from tests.toolbox import Gate, StubTool, StubToolbox, answering
 
@@ -117,6 +117,18 @@ async def test_text_beside_calls_stays_where_it_was_said(opening: Opening) -> No
         asked = [m for m in talk.model.requests[1].messages if isinstance(m, PromptMessage) and m.calls]
         assert asked[0].texts == ("Let me look. ",)
         assert talk.model.requests[1].unfinished == ""
+
+
+async def test_what_is_said_after_a_call_is_told_with_it_and_not_gone_on_with(opening: Opening) -> None:
+    started, *calls, end = calling(("look", PARIS), text="Let me look.")
+    scripts = [[started, *calls, TextChunk("One moment."), end], answer("Sunny.")]
+    async with opening(StubTool("look", answering("sun")), scripts=scripts) as talk:
+        reply = await talk.say(settings=offering("look"))
+        assert [part.text for part in reply.parts] == ["Let me look.", "", "One moment.", "Sunny."]
+        again = talk.model.requests[1]
+        assert again.unfinished == ""
+        assert [m.texts for m in heard(again.messages) if m.calls] == [("Let me look.", "One moment.")]
+        assert_paired(again)
 
 
 async def test_later_messages_are_told_of_calls_and_results(opening: Opening) -> None:
