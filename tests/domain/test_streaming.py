@@ -180,16 +180,7 @@ async def test_what_a_reader_has_joined_with_what_comes_after_equals_the_whole(
     async with open_services(settings_for(folder), model=model, tokens=WordCounter()) as running:
         talk = Talk(running, model)
         sent = await talk.send()
-        screen, forgetful = Screen(), Screen()
-        waiting = list(gates)
-        for cut in cuts:
-            for _ in range(min(len(waiting), data.draw(st.integers(0, 3)))):
-                waiting.pop(0).set()
-            await read_some(talk, sent.reply_id, screen, screen.cursor, cut, lazy=lazy)
-        for gate in waiting:
-            gate.set()
-        screen_after(await talk.watch(sent.reply_id, screen.cursor), screen)
-        screen_after(await talk.watch(sent.reply_id), forgetful)
+        screen, forgetful = await read_in_cuts(talk, sent.reply_id, gates, cuts, data, lazy=lazy)
         stored = await talk.message(sent.reply_id)
     assert screen.ended
     assert screen.text == forgetful.text == stored.text == "".join(pieces)
@@ -220,18 +211,26 @@ async def test_the_same_holds_for_calls_of_tools_and_their_arguments(
     async with open_services(settings_for(folder), model=model, tokens=WordCounter(), toolbox=toolbox) as running:
         talk = Talk(running, model)
         sent = await talk.send(settings=GenerationSettings(tools=("postage",)))
-        screen, forgetful = Screen(), Screen()
-        for cut in cuts:
-            for _ in range(min(len(waiting), data.draw(st.integers(0, 3)))):
-                waiting.pop(0).set()
-            await read_some(talk, sent.reply_id, screen, screen.cursor, cut, lazy=True)
-        for gate in waiting:
-            gate.set()
-        screen_after(await talk.watch(sent.reply_id, screen.cursor), screen)
-        screen_after(await talk.watch(sent.reply_id), forgetful)
+        screen, forgetful = await read_in_cuts(talk, sent.reply_id, waiting, cuts, data, lazy=True)
         stored = await talk.message(sent.reply_id)
     assert screen.ended
     assert screen.parts == forgetful.parts == list(stored.parts)
+
+
+async def read_in_cuts(
+    talk: Talk, reply_id: str, gates: list[asyncio.Event], cuts: list[int], data: st.DataObject, *, lazy: bool
+) -> tuple[Screen, Screen]:
+    """What a reader has who was cut off so often while the writer went on by gates, and one who came at the end."""
+    screen, forgetful, waiting = Screen(), Screen(), list(gates)
+    for cut in cuts:
+        for _ in range(min(len(waiting), data.draw(st.integers(0, 3)))):
+            waiting.pop(0).set()
+        await read_some(talk, reply_id, screen, screen.cursor, cut, lazy=lazy)
+    for gate in waiting:
+        gate.set()
+    screen_after(await talk.watch(reply_id, screen.cursor), screen)
+    screen_after(await talk.watch(reply_id), forgetful)
+    return screen, forgetful
 
 
 async def read_some(talk: Talk, reply_id: str, screen: Screen, after: str | None, events: int, *, lazy: bool) -> None:

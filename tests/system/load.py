@@ -66,15 +66,9 @@ async def talk(
     return made
 
 
-@dataclass
-class Load:
-    """So many conversations at a time, one reply after another, for as long as it runs."""
+class Talkers:
+    """So many conversations at a time, for as long as it runs; what each says is `_go_on`, until `_closing`."""
 
-    cluster: Cluster
-    script: Callable[[str], Script]
-    readers: int = 3
-    silence: float | None = None
-    talks: list[Talk] = field(default_factory=list)
     _closing: bool = False
 
     @asynccontextmanager
@@ -91,6 +85,20 @@ class Load:
             for task in talkers:
                 task.cancel()
             await asyncio.gather(*talkers, return_exceptions=True)
+
+    async def _go_on(self, talker: int) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class Load(Talkers):
+    """So many conversations at a time, one reply after another, for as long as it runs."""
+
+    cluster: Cluster
+    script: Callable[[str], Script]
+    readers: int = 3
+    silence: float | None = None
+    talks: list[Talk] = field(default_factory=list)
 
     async def _go_on(self, talker: int) -> None:
         for n in itertools.count():

@@ -6,12 +6,12 @@ What became of them is told by `tool_faults.py`.
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.system.cluster import Cluster, Unreachable
-from tests.system.load import Talk, send
+from tests.system.load import Talk, Talkers, send
 from tests.system.tokens import Script
 from tests.system.tool_scripts import ToolScript
 from tests.system.tool_watching import ToolWatcher
@@ -54,32 +54,16 @@ class ToolTalk:
 
 
 @dataclass
-class ToolLoad:
+class ToolLoad(Talkers):
     """So many conversations at a time, for as long as it runs."""
 
     cluster: Cluster
     seed: int
     talks: list[ToolTalk] = field(default_factory=list)
-    _closing: bool = False
 
     @property
     def live(self) -> list[ToolTalk]:
         return [talk for talk in self.talks if talk.watcher.final is None]
-
-    @asynccontextmanager
-    async def running(self, live: int, patience: float = 120) -> AsyncIterator[None]:
-        """At the end nothing new is begun; what goes on has so many seconds to end by itself."""
-        talkers = [asyncio.create_task(self._go_on(n)) for n in range(live)]
-        try:
-            yield
-            self._closing = True
-            done, _ = await asyncio.wait(talkers, timeout=patience)
-            for task in done:
-                task.result()
-        finally:
-            for task in talkers:
-                task.cancel()
-            await asyncio.gather(*talkers, return_exceptions=True)
 
     async def _go_on(self, talker: int) -> None:
         for n in itertools.count():
