@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from domain import tool_contexts
+from domain.inputs import ContinueReply
 from domain.replies import ReplyStatus
 from domain.tasks import Task, TaskPriority, TaskStatus
 from domain.tool_calls import ToolCallStatus, ToolErrorCode
@@ -88,3 +89,44 @@ async def test_a_stop_ends_the_tools_that_run(opening: Opening) -> None:
         talk.model.play(answer("Hello."))
         await talk.say("Next", conversation_id=reply.conversation_id)
         assert_paired(talk.model.requests[0])
+
+
+async def test_deleting_the_conversation_ends_the_tools_that_run(opening: Opening) -> None:
+    gate = Gate()
+    async with opening(StubTool("look", gate)) as talk:
+        sent = await talk.send(settings=offering("look"))
+        await gate.entered.wait()
+        await talk.running.services.conversations.delete(ME, sent.conversation_id)
+        await talk.running.services.stream.settled(sent.reply_id, 10)
+        async with talk.running.storage.read() as work:
+            message = await work.messages.watched(sent.reply_id)
+        assert message is not None
+        assert [call.status for call in calls_of(message)] == [ToolCallStatus.CANCELLED]
+
+
+async def test_a_reply_that_was_stopped_in_a_call_can_be_continued(opening: Opening) -> None:
+    gate = Gate()
+    async with opening(StubTool("look", gate)) as talk:
+        sent = await talk.send(settings=offering("look"))
+        await gate.entered.wait()
+        await talk.running.services.replies.stop_reply(ME, sent.reply_id)
+        talk.model.play(answer("Sunny."))
+        again = await talk.running.services.replies.continue_reply(ME, ContinueReply(sent.reply_id))
+        reply = await talk.settled(again.reply_id)
+        assert reply.text == "Sunny."
+        assert [call.status for call in calls_of(reply)] == [ToolCallStatus.CANCELLED]
+        assert_paired(talk.model.requests[0])
+        assert len(gate.runs) == 1
+
+
+async def test_a_reply_that_reached_the_limit_of_steps_can_be_continued_by_as_many(opening: Opening) -> None:
+    async with opening(StubTool("look", keeping()), scripts=[calling(("look", PARIS))]) as talk:
+        limited = await talk.say(settings=offering("look"))
+        talk.model.play(calling(("look", PARIS)), answer("Done."))
+        again = await talk.running.services.replies.continue_reply(ME, ContinueReply(limited.id))
+        reply = await talk.settled(again.reply_id)
+        assert reply.text == "Done."
+        made = [call for call in calls_of(reply) if call.status is ToolCallStatus.SUCCEEDED]
+        assert len(made) == len(await tasks_in(talk)) == 8
+        for request in talk.model.requests:
+            assert_paired(request)
