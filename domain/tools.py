@@ -5,7 +5,6 @@ Where a tool comes from (a function, a plugin, an MCP server) is not known here.
 """
 
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
@@ -117,14 +116,3 @@ class Toolbox(Protocol):
         ...
 
     def get(self, name: str) -> Tool | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class NoTools:
-    """The Toolbox of a server without any."""
-
-    def tools(self) -> Sequence[Tool]:
-        return ()
-
-    def get(self, name: str) -> Tool | None:
-        return None

@@ -23,12 +23,12 @@ from domain.inputs import CreateConversation, Rules
 from domain.limits import Allowances, UserLimits
 from domain.relay import Relay
 from domain.streaming import cursor_at, position_in
-from domain.tools import NoTools
 from persistence.database import Database
 from persistence.feed import SqlFeed
 from persistence.notifier import EventBell, LocalNotifier
 from persistence.unit_of_work import SqlStorage, SqlUnitOfWork
 from tests.doubles import RecordingTelemetry, ScriptedModel, WordCounter
+from tests.toolbox import StubToolbox
 
 USERS = [f"user_{number:032x}" for number in range(1, 41)]
 BUSY_USERS = 4
@@ -99,7 +99,7 @@ class Writer:
         rules, defaults = Rules(1_000), GenerationSettings("scripted")
         unlimited = Allowances(storage, UserLimits())
         ports = (ScriptedModel(), WordCounter(), unlimited, SystemClock(), TimeOrderedIds())
-        self._service = ConversationService(storage, LocalNotifier(), *ports, rules, defaults, NoTools())
+        self._service = ConversationService(storage, LocalNotifier(), *ports, rules, defaults, StubToolbox())
 
     async def run(self) -> None:
         """Several units of work at once, until all events have been written."""
