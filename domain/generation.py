@@ -117,7 +117,7 @@ class ReplyGenerator:
             if await self._tools.act(tail):
                 return await self._handed_over(tail, notes, awaits_approval=True)
             parts = tail.parts_so_far()
-            check_mistakes(call for _, call in calls_in(parts))
+            check_mistakes(call for _, call in calls_in(parts) if call.step > notes.begun_steps)
             step = next_step(parts)
             last = step - notes.begun_steps >= MAX_STEPS
             finish = await self._asked(tail, notes, writer, step, last)

@@ -130,3 +130,13 @@ async def test_a_reply_that_reached_the_limit_of_steps_can_be_continued_by_as_ma
         assert len(made) == len(await tasks_in(talk)) == 8
         for request in talk.model.requests:
             assert_paired(request)
+
+
+async def test_a_reply_that_failed_by_mistaken_calls_can_be_continued(opening: Opening) -> None:
+    async with opening(StubTool("look", keeping()), scripts=[calling(("look", "{"))]) as talk:
+        failed = await talk.say(settings=offering("look"))
+        talk.model.play(calling(("look", PARIS)), answer("Done."))
+        again = await talk.running.services.replies.continue_reply(ME, ContinueReply(failed.id))
+        reply = await talk.settled(again.reply_id)
+        assert reply.text == "Done."
+        assert len(await tasks_in(talk)) == 1
