@@ -152,8 +152,11 @@ async def test_usage_is_that_of_all_steps(opening: Opening) -> None:
 
 
 async def outcome(talk: Talk, *tools: str) -> tuple[ToolCall, Message]:
+    """The first call, and its reply; the conversation goes on after it."""
     reply = await talk.say(settings=offering(*tools))
-    assert reply.reply is not None
+    after = await talk.say("Next", conversation_id=reply.conversation_id)
+    assert after.reply is not None
+    assert after.reply.status is ReplyStatus.COMPLETE
     for request in talk.model.requests:
         assert_paired(request)
     return calls_of(reply)[0], reply
