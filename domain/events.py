@@ -6,7 +6,7 @@ the whole equals folding a beginning and going on with the rest.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from domain.conversations import MessagePart, PartKind
@@ -176,6 +176,12 @@ def folded(events: Iterable[LoggedEvent]) -> Folder:
 
 def fold(events: Iterable[LoggedEvent]) -> tuple[MessagePart, ...]:
     return folded(events).parts()
+
+
+def untold(parts: Iterable[MessagePart], stored: Mapping[str, ToolCall]) -> list[ReplyEvent]:
+    """What is stored of the calls in these parts, by id, and was not told in their log."""
+    calls = ((part.index, part.call) for part in parts if part.call is not None)
+    return [ToolCallChanged(index, stored[call.id]) for index, call in calls if stored.get(call.id, call) != call]
 
 
 def whole_in(log: Iterable[LoggedEvent]) -> int:

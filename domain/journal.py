@@ -65,15 +65,15 @@ class Tail:
         self._next_seq = lease.next_seq
         self._room = asyncio.Event()
         self._room.set()
-        self._whole = asyncio.Event()
-        self._whole.set()
+        self._all_committed = asyncio.Event()
+        self._all_committed.set()
 
     # ── the generator's side ──
 
     def append(self, event: ReplyEvent) -> None:
         """Hand an event to the next flush; it is visible to nobody before that is committed."""
         last = self._pending[-1] if self._pending else None
-        self._whole.clear()
+        self._all_committed.clear()
         if isinstance(event, Delta):
             self._pending_characters += len(event.text)
             if isinstance(last, Delta) and last.index == event.index:
@@ -91,9 +91,9 @@ class Tail:
 
     async def flushed(self) -> None:
         """Wait until all that was appended is committed. When the lease is lost, whoever waits is cancelled."""
-        if not self._whole.is_set():
+        if not self._all_committed.is_set():
             self._journal.touched(self, urgent=True)
-            await self._whole.wait()
+            await self._all_committed.wait()
 
     def bind(self, task: "asyncio.Task[Outcome | HandOver]") -> None:
         """The task to cancel when generating must stop."""
@@ -159,7 +159,7 @@ class Tail:
         self._committed.add(entry.events)
         self._room.set()
         if not self._pending:
-            self._whole.set()
+            self._all_committed.set()
 
     def _final_parts(self, outcome: Outcome | HandOver | None) -> tuple[MessagePart, ...]:
         if not isinstance(outcome, Outcome):

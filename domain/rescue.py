@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from domain.conversations import MessagePart, Role
+from domain.conversations import Role
 from domain.errors import StorageError, Unavailable
-from domain.events import Finished, LoggedEvent, ReplyEvent, ToolCallChanged, fold, written_in
+from domain.events import Finished, LoggedEvent, fold, untold, written_in
 from domain.ports import Ids, Notifier, Telemetry, TokenCounter
 from domain.prompting import Prompter, count_said, count_tokens
 from domain.replies import INTERRUPTED, FinishReason, HandOver, Lease, Outcome, Owner, Recovery, ReplyStatus, Usage
@@ -147,12 +147,13 @@ class Rescuer:
     async def _take_over(self, work: UnitOfWork, lease: Lease) -> None:
         """Ask again, going on from what was shown; or keep that, and say that it broke off, or was stopped."""
         log = await work.log.after(lease.reply_id, 0, WHOLE_LOG)
-        untold = await _untold(work, lease, fold(log))
-        log += [LoggedEvent(seq, lease.attempt, event) for seq, event in enumerate(untold, lease.next_seq)]
+        shown = fold(log)
+        news = untold(shown, await work.tool_calls.of(lease.reply_id) if calls_in(shown) else {})
+        log += [LoggedEvent(seq, lease.attempt, event) for seq, event in enumerate(news, lease.next_seq)]
         spent = await self._spent(work, lease, log)
-        going_on = not fold(log) or self._recovery is Recovery.CONTINUE
+        going_on = not shown or self._recovery is Recovery.CONTINUE
         if going_on and lease.rescues < MAX_RESCUES and not lease.stop_requested:
-            await work.workers.requeue(lease, spent, untold)
+            await work.workers.requeue(lease, spent, news)
             return
         stopped = lease.stop_requested
         outcome = Outcome(
@@ -163,7 +164,7 @@ class Rescuer:
             requests=spent.requests,
             token_count=spent.token_count,
         )
-        last = [*untold, Finished(outcome.status)]
+        last = [*news, Finished(outcome.status)]
         ended = tuple(LoggedEvent(seq, lease.attempt, event) for seq, event in enumerate(last, lease.next_seq))
         await work.log.settle(FlushEntry(lease, ended, outcome, fold([*log, ended[-1]])))
 
@@ -181,10 +182,3 @@ class Rescuer:
         requests = 1 + next_step(parts) - next_step(before)
         prompt = requests * (await self._prompter.input_tokens(work, lease) + earlier) if asked else 0
         return HandOver(Usage(prompt, written, estimated=True), requests, token_count=shown)
-
-
-async def _untold(work: UnitOfWork, lease: Lease, parts: Sequence[MessagePart]) -> list[ReplyEvent]:
-    """What is stored of the reply's calls and was not told in its log any more."""
-    calls = calls_in(parts)
-    stored = await work.tool_calls.of(lease.reply_id) if calls else {}
-    return [ToolCallChanged(i, stored[call.id]) for i, call in calls if stored.get(call.id, call) != call]

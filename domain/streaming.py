@@ -8,11 +8,11 @@ deltas. Nothing here knows transports.
 
 import base64
 import binascii
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from domain.conversations import Message, MessagePart
+from domain.conversations import Message
 from domain.errors import NotFound
 from domain.events import (
     ArgumentsDelta,
@@ -30,6 +30,7 @@ from domain.journal import Journal, Tail
 from domain.ports import Bell, Notifier, Telemetry
 from domain.relay import Followed, Relay
 from domain.replies import ReplyStatus
+from domain.spoken import calls_in
 from domain.storage import Storage
 from domain.topics import reply_topic
 
@@ -163,7 +164,7 @@ class Reader:
         self._relay = relay
         self._message = message
         self._position = position
-        self._call_ids = _call_ids(message.parts)
+        self._call_ids = {index: call.id for index, call in calls_in(message.parts)}
         self._tail: Tail | None = None
         self._elsewhere: Followed | None = None
         self._leaving = ExitStack()
@@ -222,7 +223,7 @@ class Reader:
 
     async def _snapshot(self, message: Message) -> list[StreamedEvent]:
         self._position = message.cursor or 0
-        self._call_ids = _call_ids(message.parts)
+        self._call_ids = {index: call.id for index, call in calls_in(message.parts)}
         shown = [self._event(Snapshot(message))]
         if message.reply is not None and message.reply.status.settled:
             self.ended = True
@@ -256,8 +257,3 @@ def _at_rest(window: Window) -> bool:
     """Whether the newest event is the last for now."""
     newest = window.after(window.newest - 1) or []
     return window.finished or any(logged.event == StatusChanged(WAITING) for logged in newest)
-
-
-def _call_ids(parts: Iterable[MessagePart]) -> dict[int, str]:
-    """By the index of their part."""
-    return {part.index: part.call.id for part in parts if part.call is not None}

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, bindparam, case, false, insert, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from domain.conversations import MessagePart
-from domain.events import Finished, LoggedEvent, ReplyEvent, StatusChanged, ToolCallChanged, fold
+from domain.events import Finished, LoggedEvent, StatusChanged, fold, untold
 from domain.replies import FinishReason, HandOver, Lease, Outcome, ReplyStatus, Usage
+from domain.spoken import calls_in
 from domain.storage import FlushEntry
 from persistence.connection import AnyRow, Connection
 from persistence.events import append_events, event_to_row, events_of, parts_to_json
@@ -76,31 +76,17 @@ async def stop_in_queue(connection: Connection, row: AnyRow, at: datetime) -> No
     """
     shown = [logged for _, logged in await events_of(connection, [row.id])]
     parts = fold(shown)
-    events = (*await _untold(connection, parts), Finished(ReplyStatus.STOPPED))
+    waiting = [call.id for _, call in calls_in(parts) if not call.status.ended]
+    stored = await stored_calls(connection, waiting) if waiting else {}
+    events = (*untold(parts, stored), Finished(ReplyStatus.STOPPED))
     last = [LoggedEvent(seq, row.attempt, event) for seq, event in enumerate(events, len(shown) + 1)]
     await append_events(connection, [event_to_row(row.id, logged) for logged in last])
-    await cancel_calls(connection, [row.id] if _calls_in(parts) else [])
+    await cancel_calls(connection, [row.id] if calls_in(parts) else [])
     folded = parts_to_json(fold(shown + last))
     await connection.execute(update(messages).where(messages.c.id == row.id).values(parts=folded))
     values = settled(STOPPED_IN_QUEUE, at, last[-1].seq)
     await connection.execute(update(replies).where(replies.c.id == row.id).values(stop_requested=True, **values))
     await connection.execute(update(replies).where(replies.c.behind_id == row.id).values(behind_id=row.behind_id))
-
-
-async def _untold(connection: Connection, parts: Sequence[MessagePart]) -> list[ReplyEvent]:
-    """What was stored of the calls of a reply that ends before its readers were told: results, and decisions."""
-    shown = {part.call.id: part for part in parts if part.call is not None and not part.call.status.ended}
-    if not shown:
-        return []
-    stored = await stored_calls(connection, list(shown))
-    return [
-        ToolCallChanged(part.index, stored[i]) for i, part in shown.items() if stored.get(i, part.call) != part.call
-    ]
-
-
-def _calls_in(parts: Sequence[MessagePart]) -> bool:
-    """Whether there may be rows of calls: a call has none before readers were shown it."""
-    return any(part.call is not None for part in parts)
 
 
 def _waiting_again(lease: Lease, ended: HandOver, rescues: int) -> ReturningUpdate[tuple[Any, ...]]:
@@ -140,7 +126,7 @@ async def _settle(connection: Connection, ended: Sequence[tuple[FlushEntry, Outc
     await execute(insert(reply_attempts), [_usage(entry.lease, outcome.usage, at) for entry, outcome in ended])
     await execute(_FOLD, [_message(entry, outcome) for entry, outcome in ended])
     await execute(_END, [_reply(entry, outcome, at) for entry, outcome in ended])
-    await cancel_calls(connection, [entry.lease.reply_id for entry, _ in ended if _calls_in(entry.parts)])
+    await cancel_calls(connection, [entry.lease.reply_id for entry, _ in ended if calls_in(entry.parts)])
     touched = sorted({entry.lease.conversation_id for entry, _ in ended})
     which = connection.among(conversations.c.id, touched)
     await execute(update(conversations).where(which).values(last_activity_at=at, updated_at=at))

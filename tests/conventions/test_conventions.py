@@ -19,7 +19,7 @@ MOST_LINES = 400
 LONGEST_FUNCTION = 60
 MACHINES = re.compile(r"(?<![\w.~$}])/(?:home|root|Users|work)/\w")
 REGISTRIES = re.compile(r"(?:registry\.npmjs|registry\.yarnpkg|pypi|pythonhosted)\.(?:org|com)", re.IGNORECASE)
-ADDRESSES_IN_LOCKS = re.compile(r'"resolved": "http|^--(?:extra-)?index-url|^--find-links|@ https?:', re.MULTILINE)
+ADDRESSES_IN_LOCKS = re.compile(r'"https?://|^--(?:extra-)?index-url|^--find-links|@ https?:', re.MULTILINE)
 LOCKS = ("requirements/*.txt", "**/package-lock.json")
 
 
