@@ -29,9 +29,10 @@ from strawberry.types.graphql import OperationType
 from domain.errors import ErrorCode, RateLimited, Unavailable
 from graph.callers import bearer, caller_of, token_in
 from graph.context import Context
+from graph.encoded import encoded
 from graph.errors import INTERNAL, refusal
 from graph.execution import MaskingSchema
-from graph.frames import MULTIPART, SERVER_SENT_EVENTS, EventStream, Framing, encoded
+from graph.frames import MULTIPART, SERVER_SENT_EVENTS, EventStream, Framing
 from graph.requests import Asked, MediaType, Refused, accepted, asked
 from graph.sockets import SocketHandler, TimedSocket
 
