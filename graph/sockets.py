@@ -9,11 +9,13 @@ frame that is too large. Nothing here knows what is asked for.
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import ExitStack, aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, aclosing, suppress
 from typing import Any
 
 import orjson
+from starlette._utils import get_route_path
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from strawberry.asgi import ASGIWebSocketAdapter
 from strawberry.http.exceptions import WebSocketDisconnected
@@ -81,6 +83,22 @@ class TimedSocket(ASGIWebSocketAdapter):
                 await super().close(code, shortened)
 
 
+class DirectSockets:
+    """ASGI: sockets at `path` go straight to `serve`, past the layers that are there for requests.
+
+    Each of those would stay on the socket's stack, with what it holds, for as long as the socket lives.
+    """
+
+    def __init__(self, app: ASGIApp, path: str, serve: ASGIApp) -> None:
+        self._app = app
+        self._path = path
+        self._serve = serve
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        wanted = scope["type"] == "websocket" and get_route_path(scope) == self._path
+        return (self._serve if wanted else self._app)(scope, receive, send)
+
+
 class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
     websocket: TimedSocket
     schema: MaskingSchema
@@ -89,8 +107,12 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         await self.websocket.serve(self)
 
     async def converse(self) -> None:
-        with ExitStack() as self._watched:
+        self._watched: AbstractContextManager[None] | None = None
+        try:
             await super().handle()
+        finally:
+            if self._watched is not None:
+                self._watched.__exit__(None, None, None)
 
     async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
         """Who does not say who they are gets no further; whose right ends meanwhile goes no further."""
@@ -99,8 +121,9 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         except Unavailable:
             await self.websocket.close(TRY_AGAIN, "Try again")
         if self.connection_acknowledged:
-            watch = self.context.services.watch.over(self.context.identity, self._forbid)
-            self._watched.enter_context(watch)
+            self.connection_init_timeout_task = None  # with the traceback of its end
+            self._watched = self.context.services.watch.over(self.context.identity, self._forbid)
+            self._watched.__enter__()
 
     def _forbid(self) -> None:
         self._closing = asyncio.create_task(self.websocket.close(FORBIDDEN, "The token holds no longer"))
