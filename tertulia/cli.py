@@ -126,7 +126,7 @@ async def _work(settings: Settings) -> None:
 def spare_the_start() -> None:
     """Tell the garbage collector that what the start has made is there for good.
 
-    It is some 600,000 objects, most of them of the libraries; to look through them again and again takes a third of
+    It is 200,000 objects and more, most of them of the libraries; to look through them again and again takes a third of
     the time of a busy server. What requests make is mostly freed without the collector, so it comes less often too.
     """
     gc.collect()
