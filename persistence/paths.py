@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import CTE, BigInteger, Select, case, cast, literal, select
+from sqlalchemy import CTE, BigInteger, ColumnElement, Select, case, cast, literal, select
 
 from domain.conversations import PageRequest
-from persistence.tables import messages
+from persistence.tables import Id, messages
 
 NEXT = (messages.c.id, messages.c.parent_id)
 
@@ -40,9 +40,29 @@ def newest_above(message_id: str, token_budget: int, overhead: int) -> CTE:
 
     A message without tokens has no text, so no prompt contains it and it costs nothing.
     """
-    cost = cast(case((messages.c.token_count > 0, messages.c.token_count + overhead), else_=0), BigInteger)
     above = select(messages.c.parent_id).where(messages.c.id == message_id).scalar_subquery()
-    start = select(*NEXT, literal(1).label("n"), cost.label("total")).where(messages.c.id == above)
+    start = select(*NEXT, literal(1).label("n"), _cost(overhead).label("total")).where(messages.c.id == above)
+    return _upwards(start, token_budget, overhead)
+
+
+def newest_with(parent_id: str | None, tokens: int, token_budget: int, overhead: int) -> CTE:
+    """`newest_above` as it would be under a message of so many tokens that is not stored yet."""
+    cost = literal(tokens + overhead if tokens else 0, BigInteger)
+    start = select(
+        literal(None, Id).label("id"),
+        literal(parent_id, Id).label("parent_id"),
+        literal(1).label("n"),
+        cost.label("total"),
+    )
+    return _upwards(start, token_budget, overhead)
+
+
+def _cost(overhead: int) -> ColumnElement[int]:
+    return cast(case((messages.c.token_count > 0, messages.c.token_count + overhead), else_=0), BigInteger)
+
+
+def _upwards(start: Select[*tuple[Any, ...]], token_budget: int, overhead: int) -> CTE:
+    cost = _cost(overhead)
     walk = start.cte("walk", recursive=True)
     step = select(*NEXT, walk.c.n + 1, walk.c.total + cost).join(walk, messages.c.id == walk.c.parent_id)
     return walk.union_all(step.where(walk.c.total + cost <= token_budget))
