@@ -31,8 +31,8 @@ LEFT = "query Left($id: ID!) { conversation(id: $id) { activeReplies { id } leaf
 TEXT = "And then what happened to the fox and to the dog? tokens=1 rate=1000"
 SIZE = 50
 ROUNDS = 6
-PAGES_A_ROUND = 15
-SENDS_A_ROUND = 10
+PAGES_A_ROUND = 12
+SENDS_A_ROUND = 8
 REPLY_SECONDS = 0.25
 """Between two sends: the reply is begun, streamed and settled meanwhile, and its cost counted with the send's."""
 Ask = Callable[[str, dict[str, object]], Awaitable[dict[str, object]]]
