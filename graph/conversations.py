@@ -84,8 +84,7 @@ class Conversation(Node):
 
     @strawberry.field(description="Replies now being made.")
     async def active_replies(self, info: Info) -> list[Message]:
-        service = info.context.services.conversations
-        return [Message.of(m) for m in await service.active_replies(info.context.user_id, self.value.id)]
+        return [Message.of(value) for value in await info.context.active_replies.load(self.value.id)]
 
 
 @strawberry.type

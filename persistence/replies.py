@@ -111,10 +111,9 @@ class SqlReplies:
             )
         )
 
-    async def unsettled(self, conversation_id: str) -> list[str]:
-        query = select(replies.c.id).where(
-            replies.c.conversation_id == conversation_id, replies.c.status.in_(UNSETTLED)
-        )
+    async def unsettled(self, *conversation_ids: str) -> list[str]:
+        theirs = self._connection.among(replies.c.conversation_id, conversation_ids)
+        query = select(replies.c.id).where(theirs, replies.c.status.in_(UNSETTLED))
         return list((await self._connection.execute(query.order_by(replies.c.id))).scalars())
 
     async def queued(self) -> int:
