@@ -5,7 +5,7 @@ the connection: `OperationExtension` in `schema.py` replaces the connection's co
 """
 
 from asyncio import Semaphore
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -139,6 +139,10 @@ class Context(BaseContext):
         self._characters = 0
         for loader in ("messages", "children", "conversations", "active_replies"):
             self.__dict__.pop(loader, None)
+
+    def loaded(self, messages: Sequence[Message]) -> None:
+        """Spare the operation loading them once more: parents and siblings are mostly on the same page."""
+        self.messages.prime_many({message.id: message for message in messages})
 
     @cached_property
     def messages(self) -> DataLoader[str, Message | None]:

@@ -21,6 +21,12 @@ from persistence.replies import reply_from, usage_of
 from persistence.tables import conversations, messages, replies
 
 REPLY_PREFIX = "reply__"
+_OWNER = (
+    select(conversations.c.user_id)
+    .where(conversations.c.id == messages.c.conversation_id, conversations.c.deleted_at.is_(None))
+    .scalar_subquery()
+)
+"""Whose a message is. Not a join: SQLite would take that for a reason to look through all that the user has."""
 _ADD = adding()
 _IS_ON_PATH = is_on_path()
 
@@ -36,9 +42,8 @@ class SqlMessages:
         return (await self.get_many(user_id, [message_id])).get(message_id)
 
     async def get_many(self, user_id: str, message_ids: Sequence[str]) -> dict[str, Message]:
-        visible = and_(conversations.c.user_id == user_id, conversations.c.deleted_at.is_(None))
-        query = _with_reply().join(conversations, conversations.c.id == messages.c.conversation_id).where(visible)
-        return {m.id: m for m in await self._load(query.where(self._connection.among(messages.c.id, message_ids)))}
+        query = _with_reply().where(self._connection.among(messages.c.id, message_ids), _OWNER == user_id)
+        return {m.id: m for m in await self._load(query)}
 
     async def watched(self, message_id: str) -> Message | None:
         found = await self._load(_with_reply().where(messages.c.id == message_id))

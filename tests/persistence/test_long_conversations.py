@@ -1,4 +1,4 @@
-"""What is read of a long conversation does not grow with it: walks along its path take jumps.
+"""What is read of a conversation does not grow with it, nor with the others: walks along its path take jumps.
 
 Work is counted in instructions of SQLite's virtual machine, for the statements that the units really send.
 """
@@ -177,3 +177,21 @@ async def test_what_begins_a_conversation_and_what_is_being_made_in_it_is_found_
         assert await work.replies.unsettled(conversation_id) == []
 
     assert await growth(shelf, look) <= 1.3
+
+
+@only_sqlite
+async def test_messages_are_found_without_reading_all_that_their_user_has(shelf: Shelf) -> None:
+    """A join with conversations would make SQLite begin with all of theirs."""
+    found = [message.id for message in [*await written(shelf, 20), *await written(shelf, 20)]]
+
+    async def work_of_finding() -> int:
+        async with shelf.storage.read() as work:
+            with sent_statements() as sent:
+                assert len(await work.messages.get_many(ME, found)) == 40
+                await work.conversations.page(ME, PageRequest(first=1))
+        return instructions(str(shelf.database.file), sent)
+
+    alone = await work_of_finding()
+    for _ in range(200):
+        await shelf.conversation()
+    assert await work_of_finding() <= 1.05 * alone
