@@ -4,15 +4,17 @@ Written by the repositories and not through the API, which takes a message at a 
 Nothing here is measured.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 
 from domain.accounts import LOCAL_USER_ID
 from domain.conversations import Conversation, GenerationSettings, Message, MessagePart, PartKind, Role, TitleSource
 from domain.storage import UnitOfWork
 from persistence.database import Database
+from persistence.streaming import batched
 from persistence.tables import replies, reply_attempts
 from persistence.unit_of_work import SqlStorage
 
@@ -20,7 +22,9 @@ TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind i
 TOKENS = 57
 """Of TEXT, as the prompt builder counts it."""
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
-AT_ONCE = 2_000
+MESSAGES_AT_ONCE = 2_000
+CONVERSATIONS_AT_ONCE = 500
+"""In one unit of work: the server is up and wants to write too."""
 
 
 class _Clock:
@@ -29,35 +33,61 @@ class _Clock:
 
 
 @dataclass(frozen=True, slots=True)
-class Library:
-    """Ids. Every message of a user in it has a settled reply."""
+class Talk:
+    """A conversation of so many messages, every second one a settled reply to the one before."""
 
-    short: tuple[str, ...]
-    long: str
+    id: str
+    messages: int
+    at: datetime = BEGINNING
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    short: tuple[Talk, ...]
+    long: Talk
+    others: tuple[Talk, ...]
 
 
 async def stored(url: str, *, short: int, shorts: int, long: int, others: int) -> Library:
     """`shorts` conversations of `short` messages, one of `long`, and `others` of two, in a migrated database."""
+    library = Library(
+        tuple(Talk(f"conv_short{n}", short) for n in range(shorts)),
+        Talk("conv_long", long),
+        tuple(Talk(f"conv_other{n:06}", 2, BEGINNING + timedelta(seconds=n)) for n in range(others)),
+    )
     database = Database(url)
-    storage = SqlStorage(database, _Clock())
     try:
-        async with storage.write() as work:
-            named = [await _talk(work, f"conv_short{n}", short) for n in range(shorts)]
-            named.append(await _talk(work, "conv_long", long))
-            times = [BEGINNING + timedelta(seconds=number) for number in range(others)]
-            named += [await _talk(work, f"conv_other{n:06}", 2, at) for n, at in enumerate(times)]
-            await work.commit()
-        await _settled(database, named)
+        await _store(database, [*library.short, library.long, *library.others])
     finally:
         await database.close()
-    return Library(tuple(conversation.id for conversation in named[:shorts]), "conv_long")
+    return library
 
 
-async def _talk(work: UnitOfWork, name: str, messages: int, at: datetime = BEGINNING) -> Conversation:
+async def _store(database: Database, talks: Sequence[Talk]) -> None:
+    storage = SqlStorage(database, _Clock())
+    for some in batched(talks, CONVERSATIONS_AT_ONCE):
+        async with storage.write() as work:
+            for talk in some:
+                await _add(work, talk)
+            await work.commit()
+    ids = [(talk.id, _message_id(talk, n)) for talk in talks for n in range(1, talk.messages, 2)]
+    for pairs in batched(ids, MESSAGES_AT_ONCE):
+        async with database.connect(writing=True) as connection:
+            await connection.execute(insert(replies), [_reply(*pair) for pair in pairs])
+            await connection.execute(insert(reply_attempts), [_usage(reply_id) for _, reply_id in pairs])
+            await connection.commit()
+    if not database.is_sqlite:
+        async with database.connect(writing=True) as connection:
+            await connection.execute(text("ANALYZE"))  # as autovacuum does by and by
+            await connection.commit()
+
+
+async def _add(work: UnitOfWork, talk: Talk) -> None:
+    at = talk.at
     conversation = Conversation(
-        id=name,
+        id=talk.id,
         user_id=LOCAL_USER_ID,
-        title=f"About {name}",
+        title=f"About {talk.id}",
         title_source=TitleSource.USER,
         created_at=at,
         updated_at=at,
@@ -67,41 +97,26 @@ async def _talk(work: UnitOfWork, name: str, messages: int, at: datetime = BEGIN
         leaf_id=None,
     )
     await work.conversations.add(conversation)
-    said = [_message(name, number, at) for number in range(messages)]
-    for begin in range(0, messages, AT_ONCE):
-        await work.messages.add(*said[begin : begin + AT_ONCE])
-    conversation = replace(conversation, leaf_id=said[-1].id)
-    await work.conversations.update(conversation)
-    return conversation
+    for numbers in batched(range(talk.messages), MESSAGES_AT_ONCE):
+        await work.messages.add(*(_message(talk, number) for number in numbers))
+    await work.conversations.update(replace(conversation, leaf_id=_message_id(talk, talk.messages - 1)))
 
 
-def _message(name: str, number: int, at: datetime) -> Message:
+def _message_id(talk: Talk, number: int) -> str:
+    return f"msg_{talk.id}_{number:05}"
+
+
+def _message(talk: Talk, number: int) -> Message:
     return Message(
-        id=f"msg_{name}_{number:05}",
-        conversation_id=name,
-        parent_id=f"msg_{name}_{number - 1:05}" if number else None,
+        id=_message_id(talk, number),
+        conversation_id=talk.id,
+        parent_id=_message_id(talk, number - 1) if number else None,
         role=Role.ASSISTANT if number % 2 else Role.USER,
-        created_at=at,
+        created_at=talk.at,
         parts=(MessagePart(0, PartKind.TEXT, TEXT),),
         token_count=TOKENS,
         metadata={},
     )
-
-
-async def _settled(database: Database, conversations: list[Conversation]) -> None:
-    """Every second message was made here: its reply, and what that used."""
-    ids = [(c.id, f"msg_{c.id}_{n:05}") for c in conversations for n in range(1, _length(c), 2)]
-    async with database.connect(writing=True) as connection:
-        for begin in range(0, len(ids), AT_ONCE):
-            some = ids[begin : begin + AT_ONCE]
-            await connection.execute(insert(replies), [_reply(*pair) for pair in some])
-            await connection.execute(insert(reply_attempts), [_usage(reply_id) for _, reply_id in some])
-        await connection.commit()
-
-
-def _length(conversation: Conversation) -> int:
-    assert conversation.leaf_id is not None
-    return int(conversation.leaf_id.rpartition("_")[2]) + 1
 
 
 def _reply(conversation_id: str, reply_id: str) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """What reading and writing cost in a conversation of 10,000 messages against one of 100, and in a list of 10,000.
 
-The two of each pair take turns, so that whatever else the machine does falls on both. Nothing here knows how a server
-is started; see `measure` for what it needs to be.
+The two of each pair take turns, so that whatever else the machine does falls on both. Nothing here knows how servers
+are started.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import aiohttp
 import orjson
 
-from bench.library import Library
-from bench.processes import Watched
+from bench.library import Library, stored
+from bench.servers import Kind, Server, endpoint, server
 
 MESSAGE = """id role createdAt text status siblingIndex metadata
   generation { model usage { inputTokens outputTokens } } parts { id index ... on TextPart { text } }"""
@@ -81,22 +81,21 @@ class _Tally:
 @dataclass(frozen=True, slots=True)
 class _Stage:
     ask: Ask
-    server: Watched
-    database: Watched | None
+    server: Server
 
     async def block(self, tally: _Tally, query: str, operations: Sequence[Variables], pause: float = 0) -> None:
-        cpu, database_cpu = self.server.cpu_seconds(), self._database_cpu()
+        cpu, database_cpu = self.server.process.cpu_seconds(), self._database_cpu()
         for variables in operations:
             begun = time.perf_counter()
             await self.ask(query, variables)
             tally.seconds.append(time.perf_counter() - begun)
             if pause:
                 await asyncio.sleep(pause)
-        tally.cpu += self.server.cpu_seconds() - cpu
+        tally.cpu += self.server.process.cpu_seconds() - cpu
         tally.database_cpu += self._database_cpu() - database_cpu
 
     def _database_cpu(self) -> float:
-        return 0 if self.database is None else self.database.cpu_seconds()
+        return 0 if self.server.database is None else self.server.database.cpu_seconds()
 
     async def against(
         self, case: str, query: str, large: Sequence[Variables], small: Sequence[Variables], pause: float = 0
@@ -111,25 +110,27 @@ class _Stage:
         return Against(case, tallies[0].cost(), tallies[1].cost())
 
 
-async def measure(server: Watched, library: Library, database: Watched | None = None) -> list[Against]:
-    """The server has no accounts, 4,096 tokens of context, and bench/endpoint.py to ask; `library` is stored in it.
+async def measure(kind: Kind, *, long: int = 10_000, others: int = 10_000) -> list[Against]:
+    """With a server of ours. Takes about a minute.
 
-    `database` is PostgreSQL's first process, whose CPU is then counted too.
+    The context of 4,096 tokens makes the prompt of a long conversation as long as that of a short one.
     """
-    async with _asking(server) as ask:
-        stage = _Stage(ask, server, database)
-        listing = await _listing(stage)
-        pages = [await _pages(stage, library, case, where) for case, where in _places()]
-        return [*pages, await _sending(stage, library), listing]
+    async with endpoint() as upstream, server(kind, upstream, TERTULIA_CONTEXT_TOKENS="4096") as running:
+        library = await stored(running.database_url, short=100, shorts=10, long=long, others=others)
+        async with _asking(running.process.url) as ask:
+            stage = _Stage(ask, running)
+            listing = await _listing(stage)
+            pages = [await _pages(stage, library, case, where) for case, where in _places()]
+            return [*pages, await _sending(stage, library), listing]
 
 
 @asynccontextmanager
-async def _asking(server: Watched) -> AsyncIterator[Ask]:
+async def _asking(url: str) -> AsyncIterator[Ask]:
     async with aiohttp.ClientSession(headers={"content-type": "application/json"}) as http:
 
         async def ask(query: str, variables: Variables) -> dict[str, object]:
             body = orjson.dumps({"query": query, "variables": variables})
-            async with http.post(f"{server.url}/graphql", data=body) as response:
+            async with http.post(f"{url}/graphql", data=body) as response:
                 answer = orjson.loads(await response.read())
             if answer.get("errors"):
                 raise RuntimeError(str(answer["errors"])[:500])
@@ -151,7 +152,7 @@ def _places() -> list[tuple[str, tuple[Variables, str | None]]]:
 
 async def _pages(stage: _Stage, library: Library, case: str, where: tuple[Variables, str | None]) -> Against:
     count = ROUNDS * PAGES_A_ROUND + 1
-    large, small = [[await _page(stage, name, *where)] * count for name in (library.long, library.short[0])]
+    large, small = [[await _page(stage, name, *where)] * count for name in (library.long.id, library.short[0].id)]
     return await stage.against(f"{case} of 10,000 messages against 100", PAGE, large, small)
 
 
@@ -165,13 +166,13 @@ async def _page(stage: _Stage, conversation_id: str, arguments: Variables, curso
 
 async def _sending(stage: _Stage, library: Library) -> Against:
     count = ROUNDS * SENDS_A_ROUND + 1
-    large = [_into(library.long)] * count
-    small = [_into(library.short[n % len(library.short)]) for n in range(count)]
+    large = [_into(library.long.id)] * count
+    small = [_into(library.short[n % len(library.short)].id) for n in range(count)]
     found = await stage.against(
         "a send, with its reply, into 10,000 messages against 100", SEND, large, small, REPLY_SECONDS
     )
-    for conversation_id in (library.long, *library.short):
-        left: dict = (await stage.ask(LEFT, {"id": conversation_id}))["conversation"]  # type: ignore[type-arg,assignment]
+    for talk in (library.long, *library.short):
+        left: dict = (await stage.ask(LEFT, {"id": talk.id}))["conversation"]  # type: ignore[type-arg,assignment]
         if left["activeReplies"] or left["leaf"]["status"] != "COMPLETE":
             raise RuntimeError(f"not every reply was made in time: {left}")
     return found
