@@ -7,7 +7,7 @@ parts and its cursor never disagree. The walks along the tree are in `persistenc
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, and_, func, literal, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select
 
 from domain.conversations import Message, Page, PageRequest, Role
 from domain.errors import InvalidInput
@@ -21,12 +21,6 @@ from persistence.replies import reply_from, usage_of
 from persistence.tables import conversations, messages, replies
 
 REPLY_PREFIX = "reply__"
-_OWNER = (
-    select(conversations.c.user_id)
-    .where(conversations.c.id == messages.c.conversation_id, conversations.c.deleted_at.is_(None))
-    .scalar_subquery()
-)
-"""Whose a message is. Not a join: SQLite would take that for a reason to look through all that the user has."""
 _ADD = adding()
 _IS_ON_PATH = is_on_path()
 
@@ -42,7 +36,7 @@ class SqlMessages:
         return (await self.get_many(user_id, [message_id])).get(message_id)
 
     async def get_many(self, user_id: str, message_ids: Sequence[str]) -> dict[str, Message]:
-        query = _with_reply().where(self._connection.among(messages.c.id, message_ids), _OWNER == user_id)
+        query = _with_reply().where(self._connection.among(messages.c.id, message_ids), _is_of(user_id))
         return {m.id: m for m in await self._load(query)}
 
     async def watched(self, message_id: str) -> Message | None:
@@ -106,6 +100,14 @@ class SqlMessages:
         for reply_id, logged in await events_of(self._connection, live):
             folders[reply_id].add(logged)
         return [_message_from(row, usage.get(row.id), folders.get(row.id)) for row in rows]
+
+
+def _is_of(user_id: str) -> ColumnElement[bool]:
+    """Of messages. Not a join: SQLite would take that for a reason to look through all that the user has."""
+    owner = select(conversations.c.user_id).where(
+        conversations.c.id == messages.c.conversation_id, conversations.c.deleted_at.is_(None)
+    )
+    return owner.scalar_subquery() == user_id
 
 
 def _not_a_cursor() -> InvalidInput:
