@@ -143,7 +143,8 @@ OURS = GraphQL(
     "subscription ($id: ID!) { replyStream(replyId: $id) { __typename cursor "
     "... on ReplySnapshot { reply { id status parts { ... on TextPart { id text } } } } "
     "... on PartAdded { part { id } } ... on TextDelta { partId text } "
-    "... on ReplyFinished { reply { id status generation { usage { outputTokens } } parts { ... on TextPart { id text } } } } } }",
+    "... on ReplyFinished { reply { id status generation { usage { outputTokens } } "
+    "parts { ... on TextPart { id text } } } } } }",
 )
 PEER = GraphQL(
     "mutation ($text: String!) { sendMessage(text: $text) { id } }",

@@ -62,10 +62,7 @@ class Answer:
         if self.number == self.tokens:
             transport.write(chunk(LAST % (self.tokens, self.tokens + 20)) + b"0\r\n\r\n")
             return False
-        if self.number == 0:
-            token = b"0,%d,%d " % (now(), self.arrived)
-        else:
-            token = b"%d,%d " % (self.number, now())
+        token = b"%d,%d " % (self.number, now()) if self.number else b"0,%d,%d " % (now(), self.arrived)
         transport.write(chunk(FRAME % token))
         self.number += 1
         return True

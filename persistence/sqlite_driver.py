@@ -5,7 +5,7 @@ afterwards is there already. Results are whole in memory, as they are with SQLAl
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import aiosqlite
@@ -39,10 +39,12 @@ class OneVisitCursor:
         return self
 
     async def execute(self, statement: str, parameters: Sequence[Any] = ()) -> Self:
-        return await self._connection._execute(self._visit, self._connection._conn.execute, statement, parameters)
+        await self._connection._execute(self._visit, self._connection._conn.execute, statement, parameters)  # type: ignore[no-untyped-call]
+        return self
 
     async def executemany(self, statement: str, parameters: Sequence[Sequence[Any]]) -> Self:
-        return await self._connection._execute(self._visit, self._connection._conn.executemany, statement, parameters)
+        await self._connection._execute(self._visit, self._connection._conn.executemany, statement, parameters)  # type: ignore[no-untyped-call]
+        return self
 
     async def fetchall(self) -> list[Any]:
         rows, self._rows = self._rows, []
@@ -51,9 +53,8 @@ class OneVisitCursor:
     async def close(self) -> None:
         """It was closed in its thread."""
 
-    def _visit(self, execute: Any, statement: str, parameters: Any) -> Self:
-        cursor: sqlite3.Cursor = execute(statement, parameters)
+    def _visit(self, execute: Callable[..., sqlite3.Cursor], statement: str, parameters: Sequence[Any]) -> None:
+        cursor = execute(statement, parameters)
         self.description, self.rowcount, self.lastrowid = cursor.description, cursor.rowcount, cursor.lastrowid
         self._rows = cursor.fetchall() if self.description else []
         cursor.close()
-        return self
