@@ -19,12 +19,13 @@ NODE = shutil.which("node")
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One that is up. `database` is PostgreSQL's processes, where there are any."""
+    """One that is up. `database` is PostgreSQL's processes, where there are any; `database_url` is what ours uses."""
 
     name: str
     process: Watched
     folder: Path
-    database: Watched | None = None
+    database: Watched | None
+    database_url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ async def server(kind: Kind, upstream: str, **more: str) -> AsyncIterator[Server
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         environment = {"OPENAI_BASE_URL": upstream, "OPENAI_API_KEY": "bench"} | kind.environment | more
+        environment["DATABASE_URL"] = f"sqlite:///{folder}/chat.db"
         database = None
         if kind.postgres:
             with pinned(LOAD_CORES):
@@ -79,7 +81,7 @@ async def server(kind: Kind, upstream: str, **more: str) -> AsyncIterator[Server
         port = free_port()
         command = [*kind.arguments, str(port)]
         running = await stack.enter_async_context(process(command, port, SERVER_CORES, folder, environment))
-        yield Server(kind.name, running, folder, database)
+        yield Server(kind.name, running, folder, database, environment["DATABASE_URL"])
 
 
 def _postmaster(postgres: PostgresProcess) -> int:

@@ -132,11 +132,15 @@ class ConversationService:
         async with self._storage.read() as work:
             return await work.messages.children(keys)
 
-    async def active_replies(self, user_id: str, conversation_id: str) -> list[Message]:
+    async def active_replies(self, user_id: str, conversation_ids: Sequence[str]) -> dict[str, list[Message]]:
+        """Those that have not ended in each of the conversations, as far as they are the user's."""
         async with self._storage.read() as work:
-            ids = await work.replies.unsettled(conversation_id)
-            found = await work.messages.get_many(user_id, ids)
-        return [found[reply_id] for reply_id in ids if reply_id in found]
+            ids = await work.replies.unsettled(*conversation_ids)
+            found = await work.messages.get_many(user_id, ids) if ids else {}
+        active: dict[str, list[Message]] = {conversation_id: [] for conversation_id in conversation_ids}
+        for message in (found[reply_id] for reply_id in ids if reply_id in found):
+            active[message.conversation_id].append(message)
+        return active
 
     def models(self) -> Sequence[Model]:
         return self._model.models()

@@ -143,8 +143,8 @@ class Replies(Protocol):
         """`reserved_tokens` count as used by the conversation's user until the reply ends."""
         ...
 
-    async def unsettled(self, conversation_id: str) -> list[str]:
-        """Ids of the conversation's replies that have not ended."""
+    async def unsettled(self, *conversation_ids: str) -> list[str]:
+        """Ids of the conversations' replies that have not ended."""
         ...
 
     async def queued(self) -> int:

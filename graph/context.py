@@ -5,7 +5,7 @@ the connection: `OperationExtension` in `schema.py` replaces the connection's co
 """
 
 from asyncio import Semaphore
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -137,8 +137,12 @@ class Context(BaseContext):
     def forget(self) -> None:
         """Load and count anew: each event of a subscription shows things as they are when it comes."""
         self._characters = 0
-        for loader in ("messages", "children", "conversations", "own_conversations"):
+        for loader in ("messages", "children", "conversations", "active_replies"):
             self.__dict__.pop(loader, None)
+
+    def loaded(self, messages: Sequence[Message]) -> None:
+        """Spare the operation loading them once more: parents and siblings are mostly on the same page."""
+        self.messages.prime_many({message.id: message for message in messages})
 
     @cached_property
     def messages(self) -> DataLoader[str, Message | None]:
@@ -159,19 +163,20 @@ class Context(BaseContext):
         return DataLoader(load)
 
     @cached_property
-    def conversations(self) -> DataLoader[str, Conversation]:
-        async def load(ids: list[str]) -> list[Conversation]:
-            return [await self.services.conversations.get(self.user_id, conversation_id) for conversation_id in ids]
+    def conversations(self) -> DataLoader[str, Conversation | None]:
+        async def load(ids: list[str]) -> list[Conversation | None]:
+            found = await self.services.conversations.many(self.user_id, ids)
+            return [found.get(conversation_id) for conversation_id in ids]
 
         return DataLoader(load)
 
     @cached_property
-    def own_conversations(self) -> DataLoader[str, Conversation | None]:
-        """Those that may be gone by now."""
+    def active_replies(self) -> DataLoader[str, list[Message]]:
+        """By their conversations."""
 
-        async def load(ids: list[str]) -> list[Conversation | None]:
-            found = await self.services.conversations.many(self.user_id, ids)
-            return [found.get(conversation_id) for conversation_id in ids]
+        async def load(ids: list[str]) -> list[list[Message]]:
+            found = await self.services.conversations.active_replies(self.user_id, ids)
+            return [found[conversation_id] for conversation_id in ids]
 
         return DataLoader(load)
 

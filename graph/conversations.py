@@ -7,7 +7,7 @@ from strawberry.scalars import JSON
 
 from domain import conversations as domain
 from domain.conversations import SeedMessage
-from domain.errors import DomainError, InvalidInput, NotFound
+from domain.errors import DomainError, InvalidInput
 from domain.inputs import CreateConversation
 from graph.context import Info
 from graph.errors import UserError, user_error
@@ -66,14 +66,18 @@ class Conversation(Node):
         request = page_request(first, after, last, before, default=MESSAGES_PER_PAGE, newest=True)
         service = info.context.services.conversations
         async with info.context.turn():
-            return MessageConnection.of(await service.path(info.context.user_id, self.value.id, leaf_id, request))
+            page = await service.path(info.context.user_id, self.value.id, leaf_id, request)
+        info.context.loaded(page.items)
+        return MessageConnection.of(page)
 
     @strawberry.field(description="Every message of every branch, oldest first, for export and tree views.")
     async def all_messages(self, info: Info, first: int | None = 100, after: str | None = None) -> MessageConnection:
         request = page_request(first, after, None, None, default=100)
         service = info.context.services.conversations
         async with info.context.turn():
-            return MessageConnection.of(await service.all_messages(info.context.user_id, self.value.id, request))
+            page = await service.all_messages(info.context.user_id, self.value.id, request)
+        info.context.loaded(page.items)
+        return MessageConnection.of(page)
 
     @strawberry.field(description="End of the chosen path.")
     async def leaf(self, info: Info) -> Message | None:
@@ -84,8 +88,7 @@ class Conversation(Node):
 
     @strawberry.field(description="Replies now being made.")
     async def active_replies(self, info: Info) -> list[Message]:
-        service = info.context.services.conversations
-        return [Message.of(m) for m in await service.active_replies(info.context.user_id, self.value.id)]
+        return [Message.of(value) for value in await info.context.active_replies.load(self.value.id)]
 
 
 @strawberry.type
@@ -215,10 +218,8 @@ class ConversationQuery:
 
     @strawberry.field(description="Null when it does not exist or is not yours.")
     async def conversation(self, info: Info, id: strawberry.ID) -> Conversation | None:
-        try:
-            return Conversation.of(await info.context.services.conversations.get(info.context.user_id, id))
-        except NotFound:
-            return None
+        found = await info.context.conversations.load(id)
+        return None if found is None else Conversation.of(found)
 
     @strawberry.field(description="Null when it does not exist or is not yours.")
     async def message(self, info: Info, id: strawberry.ID) -> Message | None:

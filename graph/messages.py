@@ -10,7 +10,7 @@ from strawberry.scalars import JSON
 from domain import conversations as domain
 from domain import replies
 from domain.conversations import PartKind, Role
-from domain.errors import ReplyErrorCode
+from domain.errors import NotFound, ReplyErrorCode
 from domain.streaming import cursor_at
 from domain.tool_steps import steps_in
 from graph.context import Info
@@ -207,7 +207,10 @@ class Message(Node):
     async def conversation(self, info: Info) -> Annotated["Conversation", strawberry.lazy("graph.conversations")]:
         from graph.conversations import Conversation
 
-        return Conversation.of(await info.context.conversations.load(self.value.conversation_id))
+        found = await info.context.conversations.load(self.value.conversation_id)
+        if found is None:
+            raise NotFound("conversation", self.value.conversation_id, "conversationId")
+        return Conversation.of(found)
 
     @strawberry.field
     async def parent(self, info: Info) -> "Message | None":

@@ -43,7 +43,7 @@ class Task:
     async def conversation(self, info: Info) -> Conversation | None:
         if self.value.conversation_id is None:
             return None
-        found = await info.context.own_conversations.load(self.value.conversation_id)
+        found = await info.context.conversations.load(self.value.conversation_id)
         return None if found is None else Conversation.of(found)
 
 

@@ -7,20 +7,22 @@ parts and its cursor never disagree. The walks along the tree are in `persistenc
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, and_, func, insert, literal, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select
 
 from domain.conversations import Message, Page, PageRequest, Role
 from domain.errors import InvalidInput
 from domain.events import Folder
 from domain.replies import Usage
-from persistence.connection import AnyRow, Connection
+from persistence.connection import AnyRow, Connection, Parameters
 from persistence.events import events_of, parts_from_json, parts_to_json
 from persistence.paging import page_of, window
-from persistence.paths import between, is_on_path, newest_above, newest_with
+from persistence.paths import adding, between, is_on_path, newest_above, newest_with
 from persistence.replies import reply_from, usage_of
 from persistence.tables import conversations, messages, replies
 
 REPLY_PREFIX = "reply__"
+_ADD = adding()
+_IS_ON_PATH = is_on_path()
 
 
 class SqlMessages:
@@ -28,29 +30,31 @@ class SqlMessages:
         self._connection = connection
 
     async def add(self, *added: Message) -> None:
-        await self._connection.execute(insert(messages), [_row_from(message) for message in added])
+        await self._connection.execute(_ADD, [_row_from(message) for message in added])
 
     async def get(self, user_id: str, message_id: str) -> Message | None:
         return (await self.get_many(user_id, [message_id])).get(message_id)
 
     async def get_many(self, user_id: str, message_ids: Sequence[str]) -> dict[str, Message]:
-        visible = and_(conversations.c.user_id == user_id, conversations.c.deleted_at.is_(None))
-        query = _with_reply().join(conversations, conversations.c.id == messages.c.conversation_id).where(visible)
-        return {m.id: m for m in await self._load(query.where(self._connection.among(messages.c.id, message_ids)))}
+        query = _with_reply().where(self._connection.among(messages.c.id, message_ids), _is_of(user_id))
+        return {m.id: m for m in await self._load(query)}
 
     async def watched(self, message_id: str) -> Message | None:
         found = await self._load(_with_reply().where(messages.c.id == message_id))
         return found[0] if found else None
 
     async def path(self, conversation_id: str, leaf_id: str, request: PageRequest) -> Page[Message]:
+        where = {"conversation_id": conversation_id, "leaf_id": leaf_id}
         for cursor in (request.after, request.before):
-            if cursor is not None and not await self._is_there(is_on_path(conversation_id, leaf_id, cursor)):
+            if cursor is not None and not await self._is_there(_IS_ON_PATH, where | {"cursor": cursor}):
                 raise _not_a_cursor()
-        ids = list((await self._connection.execute(between(conversation_id, leaf_id, request))).scalars())
-        page = page_of(ids if request.first is None else ids[::-1], request)
-        query = _with_reply().where(self._connection.among(messages.c.id, page.items))
-        found = {message.id: message for message in await self._load(query)}
-        return Page(tuple(found[i] for i in page.items), page.has_next, page.has_previous)
+        forward, after, before = request.first is not None, request.after is not None, request.before is not None
+        walk = between(forward=forward, after=after, before=before)
+        query = _with_reply().join(walk, walk.c.id == messages.c.id)
+        query = query.order_by(walk.c.n.desc() if forward else walk.c.n)
+        bounds = {"size": request.size, "after": request.after, "before": request.before}
+        given = {name: value for name, value in bounds.items() if value is not None}
+        return page_of(await self._load(query, where | given), request)
 
     async def newest(self, message_id: str, token_budget: int, overhead: int) -> list[Message]:
         walk = newest_above(message_id, token_budget, overhead)
@@ -64,9 +68,10 @@ class SqlMessages:
         found: dict[tuple[str, str | None], list[str]] = {key: [] for key in keys}
         parents = [parent for _, parent in keys if parent is not None]
         roots = [conversation for conversation, parent in keys if parent is None]
-        under = self._connection.among(messages.c.parent_id, parents)
-        without = and_(messages.c.parent_id.is_(None), self._connection.among(messages.c.conversation_id, roots))
-        query = select(messages.c.conversation_id, messages.c.parent_id, messages.c.id).where(or_(under, without))
+        under = [self._connection.among(messages.c.parent_id, parents)] if parents else []
+        among_roots = self._connection.among(messages.c.conversation_id, roots)
+        without = [and_(messages.c.parent_id.is_(None), among_roots)] if roots else []
+        query = select(messages.c.conversation_id, messages.c.parent_id, messages.c.id).where(or_(*under, *without))
         for row in (await self._connection.execute(query.order_by(messages.c.id))).all():
             key = (row.conversation_id, row.parent_id)
             if key in found:
@@ -83,11 +88,11 @@ class SqlMessages:
         query = window(_with_reply().where(theirs), request, [messages.c.id], lambda cursor: (cursor,))
         return page_of(await self._load(query), request)
 
-    async def _is_there(self, query: Select[*tuple[Any, ...]]) -> bool:
-        return (await self._connection.execute(query)).first() is not None
+    async def _is_there(self, query: Select[*tuple[Any, ...]], given: Parameters | None = None) -> bool:
+        return (await self._connection.execute(query, given)).first() is not None
 
-    async def _load(self, query: Select[*tuple[Any, ...]]) -> list[Message]:
-        rows = (await self._connection.execute(query)).all()
+    async def _load(self, query: Select[*tuple[Any, ...]], given: Parameters | None = None) -> list[Message]:
+        rows = (await self._connection.execute(query, given)).all()
         made = [row.id for row in rows if row.reply__id is not None]
         usage = await usage_of(self._connection, made)
         live = [row.id for row in rows if row.reply__id is not None and row.reply__last_seq is None]
@@ -95,6 +100,14 @@ class SqlMessages:
         for reply_id, logged in await events_of(self._connection, live):
             folders[reply_id].add(logged)
         return [_message_from(row, usage.get(row.id), folders.get(row.id)) for row in rows]
+
+
+def _is_of(user_id: str) -> ColumnElement[bool]:
+    """Of messages. Not a join: SQLite would take that for a reason to look through all that the user has."""
+    owner = select(conversations.c.user_id).where(
+        conversations.c.id == messages.c.conversation_id, conversations.c.deleted_at.is_(None)
+    )
+    return owner.scalar_subquery() == user_id
 
 
 def _not_a_cursor() -> InvalidInput:
@@ -128,6 +141,7 @@ def _row_from(message: Message) -> dict[str, Any]:
         "id": message.id,
         "conversation_id": message.conversation_id,
         "parent_id": message.parent_id,
+        "parent": message.parent_id,
         "role": message.role.value,
         "created_at": message.created_at,
         "parts": parts_to_json(message.parts),

@@ -111,10 +111,9 @@ class SqlReplies:
             )
         )
 
-    async def unsettled(self, conversation_id: str) -> list[str]:
-        query = select(replies.c.id).where(
-            replies.c.conversation_id == conversation_id, replies.c.status.in_(UNSETTLED)
-        )
+    async def unsettled(self, *conversation_ids: str) -> list[str]:
+        theirs = self._connection.among(replies.c.conversation_id, conversation_ids)
+        query = select(replies.c.id).where(theirs, replies.c.status.in_(UNSETTLED))
         return list((await self._connection.execute(query.order_by(replies.c.id))).scalars())
 
     async def queued(self) -> int:
@@ -214,11 +213,15 @@ def _claimable() -> Select[*tuple[Any, ...]]:
 def unsettled_above(message_id: BindParameter[str]) -> Select[*tuple[Any, ...]]:
     """From the message up to the first reply, then from each reply to the one that it waited for.
 
-    No other can be unsettled: a reply is claimed, and then waits for nobody, when all above it are settled.
+    No other can be unsettled: a reply is claimed, and then waits for nobody, when all above it are settled. Nothing is
+    walked in a conversation where all are: it may have begun with a long history that has no replies.
     """
+    busy = replies.alias("busy")
+    open_here = busy.c.conversation_id == messages.c.conversation_id, busy.c.status.in_(UNSETTLED)
     at = messages.outerjoin(replies, replies.c.id == messages.c.id)
     here = select(messages.c.parent_id, replies.c.id.label("reply_id"))
-    walk = here.select_from(at).where(messages.c.id == message_id).cte("walk", recursive=True)
+    start = here.select_from(at).where(messages.c.id == message_id)
+    walk = start.where(select(literal(1)).where(*open_here).exists()).cte("walk", recursive=True)
     above = at.join(walk, messages.c.id == walk.c.parent_id)
     walk = walk.union_all(here.select_from(above).where(walk.c.reply_id.is_(None)))
     made = select(replies.c.id, replies.c.status, replies.c.behind_id)

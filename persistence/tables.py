@@ -24,6 +24,7 @@ does not, but it has not ended either: what must wait for an end, or brings it a
 
 What live replies may still spend is reserved on their own rows: an end of a reply ends its reservation.
 
+`messages.jump_id` is a message further up, `jump_steps` steps above: see `persistence/paths.py`.
 `replies.user_id` is that of its conversation when it was added, for the index of live replies; null where an older
 server added the row.
 `replies.swept` says that the log is gone: so a sweep looks at what is new, not at every reply that ever ended.
@@ -98,6 +99,7 @@ Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresq
 DELETED = text("deleted_at IS NOT NULL")
 HAS_EMAIL = text("email IS NOT NULL")
 HAS_SUBJECT = text("subject IS NOT NULL")
+ROOT = text("parent_id IS NULL")
 LIVE = text("status IN ('QUEUED', 'STREAMING')")
 """Of replies: they count towards their user's limits."""
 UNSETTLED = tuple(status.value for status in ReplyStatus if not status.settled)
@@ -215,8 +217,11 @@ messages = Table(
     Column("token_count", Integer, nullable=False),
     Column("metadata", Json, nullable=False),
     Column("idempotency_key", Text),
+    Column("jump_id", Id),
+    Column("jump_steps", Integer),
     Index("ix_messages_conversation_id_id", "conversation_id", "id"),
     Index("ix_messages_parent_id", "parent_id"),
+    Index("ix_messages_roots", "conversation_id", "id", sqlite_where=ROOT, postgresql_where=ROOT),
 )
 
 replies = Table(
@@ -250,7 +255,7 @@ replies = Table(
     Column("user_id", Id),
     Column("reserved_tokens", Integer, nullable=False, server_default=text("0")),
     Index("ix_replies_live", "user_id", sqlite_where=LIVE, postgresql_where=LIVE),
-    Index("ix_replies_conversation_id", "conversation_id"),
+    Index("ix_replies_conversation_id_status", "conversation_id", "status"),
     Index("ix_replies_status_queued_at", "status", "queued_at"),
     Index("ix_replies_behind_id", "behind_id"),
     Index("ix_replies_swept_finished_at", "swept", "finished_at"),

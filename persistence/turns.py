@@ -7,7 +7,7 @@ than to send it. Locks: see `persistence/conversations.py`.
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Insert, Table, Update, bindparam, false, insert, update
+from sqlalchemy import BindParameter, Insert, Table, Update, bindparam, false, insert, update
 
 from domain.conversations import Conversation, Message
 from domain.replies import Reply
@@ -15,6 +15,7 @@ from domain.storage import Turn
 from persistence.connection import Connection
 from persistence.conversations import settings_to_json
 from persistence.events import parts_to_json
+from persistence.paths import Jump, jump_under, jump_under_new
 from persistence.replies import unsettled_above
 from persistence.tables import Id, conversations, messages, replies
 
@@ -37,8 +38,12 @@ class SqlTurns:
 @cache
 def _statements(*, begins: bool, said: bool) -> list[Insert | Update]:
     """In the order in which rows need each other."""
-    message = [_adding(messages, "message", _MESSAGE)] if said else []
-    return [_BEGINNING if begins else _CHANGE, *message, _adding(messages, "answer", _MESSAGE), _REPLY]
+    beginning = _BEGINNING if begins else _CHANGE
+    if not said:
+        return [beginning, _adding_message("answer", jump_under(_parent_of("answer"))), _REPLY]
+    its = jump_under(_parent_of("message"))
+    answer = _adding_message("answer", jump_under_new(_parent_of("answer"), its))
+    return [beginning, _adding_message("message", its), answer, _REPLY]
 
 
 @cache
@@ -51,6 +56,14 @@ def _together(*, begins: bool, said: bool) -> Insert | Update:
 def _adding(table: Table, prefix: str, columns: tuple[str, ...], **more: Any) -> Insert:  # noqa: ANN401  any expression
     given = {name: bindparam(f"{prefix}_{name}", type_=table.c[name].type) for name in columns}
     return insert(table).values(given | more)
+
+
+def _adding_message(prefix: str, jump: Jump) -> Insert:
+    return _adding(messages, prefix, _MESSAGE, jump_id=jump.end, jump_steps=jump.steps)
+
+
+def _parent_of(prefix: str) -> BindParameter[str]:
+    return bindparam(f"{prefix}_parent_id", type_=Id)
 
 
 _CHANGING = ("title", "updated_at", "last_activity_at", "leaf_id")
