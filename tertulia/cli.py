@@ -24,7 +24,7 @@ from tertulia.main import create_app
 from tertulia.plugins import load_registry
 from tertulia.safety import check_safety
 from tertulia.services import Running, open_services
-from tertulia.serving import drop_unread_connections, uvicorn_config
+from tertulia.serving import drop_unread_connections, settle_memory, uvicorn_config
 from tertulia.settings import Settings, SettingsError, load_settings, variable
 from tertulia.telemetry import configure_logging
 from tertulia.terminal import fail
@@ -165,6 +165,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
+        settle_memory()
         if self.started and sockets:
             typer.echo(greeting(sockets[0].getsockname()))
 
