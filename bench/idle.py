@@ -44,6 +44,7 @@ async def follow_reply(wire: Wire) -> None:
     wire.send(type="subscribe", id="1", payload={"query": SEND})
     sent = await wire.receive()
     assert (await wire.receive())["type"] == "complete"
+    assert (sent["payload"]["data"] or {}).get("sendMessage", {}).get("reply"), sent
     reply_id = sent["payload"]["data"]["sendMessage"]["reply"]["id"]
     wire.send(type="subscribe", id="2", payload={"query": STREAM, "variables": {"id": reply_id}})
     assert (await wire.receive())["type"] == "next"

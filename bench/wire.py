@@ -116,7 +116,7 @@ async def connected(url: str, path: str = "/graphql") -> Wire:
     """A socket whose connection_init was acknowledged."""
     address = urlsplit(url)
     loop = asyncio.get_running_loop()
-    transport, wire = await loop.create_connection(Wire, address.hostname, address.port)
+    transport, wire = await loop.create_connection(Wire, address.hostname or "", address.port or 80)
     transport.write(HANDSHAKE.format(path=path, host=address.netloc).encode())
     await wire.opened()
     wire.send(type="connection_init")

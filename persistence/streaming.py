@@ -5,12 +5,11 @@ takeover removes that heartbeat first, so it waits for a flush under way, and a 
 here knows who reads.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import ARRAY, Integer, and_, bindparam, delete, func, lateral, or_, select, true, update
+from sqlalchemy import ARRAY, JSON, Integer, and_, bindparam, column, delete, func, lateral, select, true, update
 from sqlalchemy.dialects import postgresql
 
 from domain.conversations import Change, MessagePart
@@ -28,16 +27,7 @@ from persistence.fence import leases
 from persistence.replies import with_user
 from persistence.tables import Id, conversations, replies, reply_events
 
-Item = TypeVar("Item")
 SWEPT_AT_ONCE = 500
-ASKED_AT_ONCE = 500
-
-
-def batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
-    """As itertools has it from Python 3.12 on."""
-    left = iter(items)
-    while some := tuple(islice(left, size)):
-        yield some
 
 
 class SqlLog:
@@ -122,26 +112,16 @@ class SqlLog:
 
     async def news(self, positions: Mapping[str, int], limit: int) -> dict[str, list[LoggedEvent]]:
         found: dict[str, list[LoggedEvent]] = {}
-        for row in await self._rows_of_news(positions, limit):
+        if self._connection.is_sqlite:
+            rows = await self._connection.execute(_NEWS_IN_JSON, {"asked": dict(positions)})
+        else:
+            values = {"ids": list(positions), "seqs": list(positions.values()), "most": limit}
+            rows = await self._connection.execute(_NEWS, values)
+        for row in rows:
             events = found.setdefault(row.id, [])
             if row.seq is not None:
                 events.append(event_from(row))
         return found
-
-    async def _rows_of_news(self, positions: Mapping[str, int], limit: int) -> Iterator[AnyRow]:
-        """Some at a time: SQLite's expressions are at most 1,000 deep."""
-        asked = [dict(some) for some in batched(positions.items(), ASKED_AT_ONCE)]
-        return chain.from_iterable([await self._news(some, limit) for some in asked])
-
-    async def _news(self, positions: Mapping[str, int], limit: int) -> Sequence[AnyRow]:
-        ids = list(positions)
-        if self._connection.is_sqlite:
-            further = [and_(reply_events.c.reply_id == i, reply_events.c.seq > seq) for i, seq in positions.items()]
-            joined = replies.outerjoin(reply_events, and_(reply_events.c.reply_id == replies.c.id, or_(*further)))
-            query = select(replies.c.id, *_EVENT).select_from(joined).where(replies.c.id.in_(ids), ~replies.c.swept)
-            return (await self._connection.execute(query.order_by(replies.c.id, reply_events.c.seq))).all()
-        values = {"ids": ids, "seqs": list(positions.values()), "most": limit}
-        return (await self._connection.execute(_NEWS, values)).all()
 
 
 _CHECKED = (
@@ -171,9 +151,19 @@ def _news() -> Any:  # noqa: ANN401  a statement
     return query.order_by(replies.c.id, further.c.seq)
 
 
+def _news_in_json() -> Any:  # noqa: ANN401  a statement
+    """SQLite's: the same for any number of replies, which are the keys of an object with their positions."""
+    asked = func.json_each(bindparam("asked", type_=JSON)).table_valued(column("key", Id), column("value", Integer))
+    theirs = and_(reply_events.c.reply_id == replies.c.id, reply_events.c.seq > asked.c.value)
+    known = asked.join(replies, replies.c.id == asked.c.key).outerjoin(reply_events, theirs)
+    query = select(replies.c.id, *_EVENT).select_from(known).where(~replies.c.swept)
+    return query.order_by(replies.c.id, reply_events.c.seq)
+
+
 _HELD = leases()
 _FENCED_APPEND = _fenced_append()
 _NEWS = _news()
+_NEWS_IN_JSON = _news_in_json()
 
 
 def _beginning(part: MessagePart) -> tuple[ReplyEvent, ...]:
