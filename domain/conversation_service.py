@@ -233,6 +233,17 @@ class ConversationService:
 
     async def start(self, work: UnitOfWork, user_id: str, command: CreateConversation, seeds: Seeds) -> Conversation:
         """Store a new conversation with its history, inside the caller's unit of work."""
+        conversation = self.new(work, user_id, command, seeds)
+        await work.conversations.add(conversation)
+        said = self._said(conversation.id, seeds, conversation.created_at)
+        if said:
+            await work.messages.add(*said)
+            conversation = replace(conversation, leaf_id=said[-1].id)
+            await work.conversations.update(conversation)
+        return conversation
+
+    def new(self, work: UnitOfWork, user_id: str, command: CreateConversation, seeds: Seeds) -> Conversation:
+        """A conversation that the caller stores in this unit of work, without its history; its user is told of it."""
         now = self._clock.now()
         settings = command.settings
         if seeds.system_prompt is not None:
@@ -249,13 +260,7 @@ class ConversationService:
             metadata=command.metadata,
             leaf_id=None,
         )
-        await work.conversations.add(conversation)
         work.feed.add(user_id, Change.CONVERSATION_CREATED, conversation.id)
-        said = self._said(conversation.id, seeds, now)
-        if said:
-            await work.messages.add(*said)
-            conversation = replace(conversation, leaf_id=said[-1].id)
-            await work.conversations.update(conversation)
         return conversation
 
     def _said(self, conversation_id: str, seeds: Seeds, now: datetime) -> list[Message]:

@@ -123,14 +123,14 @@ class Prompter:
     async def most(
         self,
         work: UnitOfWork,
-        reply_id: str,
+        last: Message,
         settings: GenerationSettings,
         instruction: str | None,
         begun_tokens: int,
     ) -> int:
-        """The most that a first request for the reply costs, with the messages above it as they are now."""
+        """The most that a first request for a reply to `last` costs, with the messages above that as they are now."""
         model, allowed = await self._room(settings, begun_tokens)
-        history = await work.messages.weight(reply_id, _bound(allowed), MESSAGE_OVERHEAD)
+        history = await work.messages.weight(last.parent_id, last.token_count, _bound(allowed), MESSAGE_OVERHEAD)
         system = allowed.system_tokens + MESSAGE_OVERHEAD if settings.system_prompt else 0
         asked = history + system + await self._wish(model, instruction) + begun_tokens
         return most_tokens(asked, settings.params, going_on=begun_tokens > 0)

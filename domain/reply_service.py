@@ -6,7 +6,7 @@ is the worker's business.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from domain.conversation_service import UNTITLED, ConversationService, in_conversation, owned
 from domain.conversations import (
@@ -41,7 +41,7 @@ from domain.limits import Allowances
 from domain.ports import Clock, Ids, Notifier, TokenCounter
 from domain.prompting import MESSAGE_OVERHEAD, Prompter, budget, count_tokens
 from domain.replies import FinishReason, Reply, ReplyStatus
-from domain.storage import Storage, UnitOfWork
+from domain.storage import Storage, Turn, UnitOfWork
 from domain.streaming import ReplyStream
 from domain.topics import QUEUE, STOP, reply_topic, user_topic
 
@@ -50,12 +50,16 @@ STOP_PATIENCE_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The ids of what a command stored. `replayed`: an earlier use of its key had stored them."""
+    """The ids of what a command stored. `replayed`: an earlier use of its key had stored them.
+
+    `stored` is all of it as it was committed, where that is known without asking.
+    """
 
     conversation_id: str
     message_id: str | None
     reply_id: str
     replayed: bool = False
+    stored: Turn | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +115,19 @@ class ReplyService:
         stopped: list[str] = []
 
         async def store(work: UnitOfWork) -> Sent:
-            if command.conversation_id is None:
-                conversation = await self._conversations.start(work, user_id, CreateConversation(), seeds)
-            else:
+            begins = command.conversation_id is None and not seeds.messages
+            if command.conversation_id is not None:
                 conversation = await owned(work, user_id, command.conversation_id, lock=True)
+            elif begins:
+                conversation = self._conversations.new(work, user_id, CreateConversation(), seeds)
+            else:
+                conversation = await self._conversations.start(work, user_id, CreateConversation(), seeds)
             if command.parent_id is not None:
                 await in_conversation(work, user_id, conversation, command.parent_id, "parentId")
             parent_id = command.parent_id or conversation.leaf_id
             stopped.extend(await _make_way(work, parent_id, command.on_busy))
-            return await self._add_turn(work, conversation, parent_id, draft, settings)
+            said = self._said(conversation, parent_id, draft)
+            return await self._add_turn(work, conversation, said, settings, begins=begins)
 
         sent = await self._once(user_id, "sendMessage", command, store)
         if stopped:
@@ -139,7 +147,7 @@ class ReplyService:
 
         async def store(work: UnitOfWork) -> Sent:
             locked = await owned(work, user_id, original.conversation_id, lock=True)
-            return await self._add_turn(work, locked, original.parent_id, draft, settings)
+            return await self._add_turn(work, locked, self._said(locked, original.parent_id, draft), settings)
 
         return await self._once(user_id, "editMessage", command, store)
 
@@ -154,9 +162,8 @@ class ReplyService:
 
         async def store(work: UnitOfWork) -> Sent:
             locked = await owned(work, user_id, earlier.conversation_id, lock=True)
-            reply_id = await self._add_reply(work, locked, earlier.parent_id, settings, command.instruction)
-            await self._touch(work, replace(locked, leaf_id=reply_id))
-            return Sent(locked.id, None, reply_id)
+            last = await in_conversation(work, user_id, locked, earlier.parent_id or "", "replyId")
+            return await self._add_reply(work, locked, last, settings, command.instruction)
 
         return await self._once(user_id, "regenerateReply", command, store)
 
@@ -174,9 +181,8 @@ class ReplyService:
 
         async def store(work: UnitOfWork) -> Sent:
             locked = await owned(work, user_id, earlier.conversation_id, lock=True)
-            reply_id = await self._add_reply(work, locked, earlier.parent_id, settings, instruction, earlier)
-            await self._touch(work, replace(locked, leaf_id=reply_id))
-            return Sent(locked.id, None, reply_id)
+            last = await in_conversation(work, user_id, locked, earlier.parent_id or "", "replyId")
+            return await self._add_reply(work, locked, last, settings, instruction, earlier)
 
         return await self._once(user_id, "continueReply", command, store)
 
@@ -218,21 +224,14 @@ class ReplyService:
             await self._allowances.count_send(work, user_id)
             sent = await store(work)
             if key is not None:
-                ids = {name: value for name, value in asdict(sent).items() if name != "replayed"}
+                ids = {name: getattr(sent, name) for name in ("conversation_id", "message_id", "reply_id")}
                 await work.keys.keep(user_id, operation, key, ids)
             await work.commit()
         self._notifier.ring(QUEUE, user_topic(user_id))
         return sent
 
-    async def _add_turn(
-        self,
-        work: UnitOfWork,
-        conversation: Conversation,
-        parent_id: str | None,
-        draft: Draft,
-        settings: GenerationSettings,
-    ) -> Sent:
-        message = Message(
+    def _said(self, conversation: Conversation, parent_id: str | None, draft: Draft) -> Message:
+        return Message(
             id=self._ids.new("msg"),
             conversation_id=conversation.id,
             parent_id=parent_id,
@@ -243,70 +242,86 @@ class ReplyService:
             metadata=draft.metadata,
             idempotency_key=draft.idempotency_key,
         )
-        await work.messages.add(message)
-        work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, message.id)
-        reply_id = await self._add_reply(work, conversation, message.id, settings, None)
+
+    async def _add_turn(
+        self,
+        work: UnitOfWork,
+        conversation: Conversation,
+        message: Message,
+        settings: GenerationSettings,
+        *,
+        begins: bool = False,
+    ) -> Sent:
+        """A user's message with a reply to it, at the end of a conversation that is held, or that begins with them."""
         untitled = conversation.title_source is TitleSource.FIRST_WORDS and conversation.title == UNTITLED
-        title = title_from(draft.text) if untitled else conversation.title
-        await self._touch(work, replace(conversation, leaf_id=reply_id, title=title))
-        return Sent(conversation.id, message.id, reply_id)
+        title = title_from(message.text) if untitled else conversation.title
+        answer = self._answer(message, settings, None)
+        turn = Turn(self._ends_with(replace(conversation, title=title), answer), message, answer, begins)
+        await work.turns.add(turn, await self._reserved(work, conversation.user_id, message, answer))
+        work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, message.id)
+        work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, answer.id)
+        return Sent(conversation.id, message.id, answer.id, stored=turn)
 
     async def _add_reply(
         self,
         work: UnitOfWork,
         conversation: Conversation,
-        parent_id: str | None,
+        last: Message,
         settings: GenerationSettings,
         instruction: str | None,
         beginning: Message | None = None,
-    ) -> str:
-        """An assistant message and its QUEUED reply, behind the nearest one above that has not ended.
+    ) -> Sent:
+        """Another reply to a message. It is empty, or begins with what an earlier reply has."""
+        answer = self._answer(last, settings, instruction)
+        if beginning is not None:
+            answer = replace(answer, token_count=beginning.token_count)
+        turn = Turn(self._ends_with(conversation, answer), None, answer)
+        await work.turns.add(turn, await self._reserved(work, conversation.user_id, last, answer))
+        work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, answer.id)
+        if beginning is None:
+            return Sent(conversation.id, None, answer.id, stored=turn)
+        await work.log.begin(answer.id, beginning.parts)
+        return Sent(conversation.id, None, answer.id)
 
-        It is empty, or begins with what an earlier reply has.
-        """
+    def _answer(self, last: Message, settings: GenerationSettings, instruction: str | None) -> Message:
+        """An assistant message without content, with its QUEUED reply."""
         now, reply_id = self._clock.now(), self._ids.new("msg")
-        await work.messages.add(
-            Message(
-                id=reply_id,
-                conversation_id=conversation.id,
-                parent_id=parent_id,
-                role=Role.ASSISTANT,
-                created_at=now,
-                parts=(),
-                token_count=0 if beginning is None else beginning.token_count,
-                metadata={},
-            )
-        )
         reply = Reply(
             id=reply_id,
-            conversation_id=conversation.id,
+            conversation_id=last.conversation_id,
             status=ReplyStatus.QUEUED,
             settings=settings,
             instruction=instruction,
-            behind_id=await work.replies.waits_for(parent_id),
+            behind_id=None,
             attempt=0,
             rescues=0,
             requests=0,
             stop_requested=False,
             queued_at=now,
         )
-        begun = 0 if beginning is None else beginning.token_count
-        await work.replies.add(reply, await self._reserved(work, conversation.user_id, reply, begun))
-        if beginning is not None:
-            await work.log.begin(reply_id, beginning.parts)
-        work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, reply_id)
-        return reply_id
+        return Message(
+            id=reply_id,
+            conversation_id=last.conversation_id,
+            parent_id=last.id,
+            role=Role.ASSISTANT,
+            created_at=now,
+            parts=(),
+            token_count=0,
+            metadata={},
+            reply=reply,
+            cursor=0,
+        )
 
-    async def _reserved(self, work: UnitOfWork, user_id: str, reply: Reply, begun_tokens: int) -> int:
+    async def _reserved(self, work: UnitOfWork, user_id: str, last: Message, answer: Message) -> int:
         """What the reply has to reserve, with the messages above it as they are now."""
-        tokens = 0
-        if self._allowances.limits_tokens_of(user_id):
-            tokens = await self._prompter.most(work, reply.id, reply.settings, reply.instruction, begun_tokens)
+        tokens, reply = 0, answer.reply
+        if self._allowances.limits_tokens_of(user_id) and reply is not None:
+            tokens = await self._prompter.most(work, last, reply.settings, reply.instruction, answer.token_count)
         return await self._allowances.reserve(work, user_id, tokens)
 
-    async def _touch(self, work: UnitOfWork, conversation: Conversation) -> None:
-        now = self._clock.now()
-        await work.conversations.update(replace(conversation, updated_at=now, last_activity_at=now))
+    def _ends_with(self, conversation: Conversation, answer: Message) -> Conversation:
+        now = answer.created_at
+        return replace(conversation, leaf_id=answer.id, updated_at=now, last_activity_at=now)
 
     async def _fitting(self, settings: GenerationSettings, text: str) -> int:
         """The message's tokens. Raises ContextTooLong when it cannot be sent even without any history."""

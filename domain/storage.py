@@ -40,6 +40,19 @@ class FlushReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """What a command adds to a conversation: a user's message, if any, and the answer below it with its QUEUED reply.
+
+    `conversation` is as it is afterwards; it `begins` with the turn, or is held by the unit.
+    """
+
+    conversation: Conversation
+    message: Message | None
+    answer: Message
+    begins: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class KnownKey:
     """What an idempotency key stood for when it was first used. `result` names the ids that were answered."""
 
@@ -109,8 +122,11 @@ class Messages(Protocol):
         """
         ...
 
-    async def weight(self, message_id: str, token_budget: int, overhead: int) -> int:
-        """The tokens of what `newest` gives, each message with its overhead."""
+    async def weight(self, parent_id: str | None, tokens: int, token_budget: int, overhead: int) -> int:
+        """The tokens of what `newest` would give under a message of so many tokens that is not stored yet.
+
+        Its parent is `parent_id`; each message counts with its overhead.
+        """
         ...
 
     async def children(self, keys: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], list[str]]:
@@ -176,6 +192,15 @@ class Replies(Protocol):
 
 WHOLE_LOG = 2**31 - 1
 """As a limit of `Log.after`: all of it."""
+
+
+class Turns(Protocol):
+    async def add(self, turn: Turn, reserved_tokens: int = 0) -> None:
+        """The reply waits for the first of `unsettled_above`.
+
+        `reserved_tokens` count as used by the conversation's user until it ends.
+        """
+        ...
 
 
 class Log(Protocol):
@@ -320,6 +345,8 @@ class UnitOfWork(Protocol):
     def messages(self) -> Messages: ...
     @property
     def replies(self) -> Replies: ...
+    @property
+    def turns(self) -> Turns: ...
     @property
     def tool_calls(self) -> ToolCalls: ...
     @property

@@ -1,6 +1,7 @@
 """Sending, editing, regenerating and stopping: inputs, payloads and mutations."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import strawberry
@@ -125,6 +126,7 @@ class ReplyMutation:
             context.services.queued(sent)
             if wait_ms:
                 await context.services.stream.settled(sent.reply_id, wait_ms / 1000, or_waits=True)
+                sent = replace(sent, stored=None)
             return await _sent(context, sent)
         except ReplyInProgress as error:
             return SendMessagePayload(errors=[await _in_progress(context, error)])
@@ -184,6 +186,15 @@ async def _made_again(
 
 
 async def _sent(context: Context, sent: Sent) -> SendMessagePayload:
+    """What was stored, as it was committed; or as it stands, where more has happened since."""
+    if sent.stored is not None:
+        turn = sent.stored
+        return SendMessagePayload(
+            conversation=Conversation.of(turn.conversation),
+            message=None if turn.message is None else Message.of(turn.message),
+            reply=Message.of(turn.answer),
+            errors=[],
+        )
     service = context.services.conversations
     conversation = await service.get(context.user_id, sent.conversation_id)
     wanted = [message_id for message_id in (sent.message_id, sent.reply_id) if message_id]

@@ -16,7 +16,7 @@ from domain.replies import Usage
 from persistence.connection import AnyRow, Connection, Parameters
 from persistence.events import events_of, parts_from_json, parts_to_json
 from persistence.paging import page_of, window
-from persistence.paths import adding, between, is_on_path, newest_above
+from persistence.paths import adding, between, is_on_path, newest_above, newest_with
 from persistence.replies import reply_from, usage_of
 from persistence.tables import conversations, messages, replies
 
@@ -60,8 +60,8 @@ class SqlMessages:
         walk = newest_above(message_id, token_budget, overhead)
         return await self._load(_with_reply().join(walk, walk.c.id == messages.c.id).order_by(walk.c.n.desc()))
 
-    async def weight(self, message_id: str, token_budget: int, overhead: int) -> int:
-        walk = newest_above(message_id, token_budget, overhead)
+    async def weight(self, parent_id: str | None, tokens: int, token_budget: int, overhead: int) -> int:
+        walk = newest_with(parent_id, tokens, token_budget, overhead)
         return int((await self._connection.execute(select(func.coalesce(func.max(walk.c.total), 0)))).scalar_one())
 
     async def children(self, keys: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], list[str]]:

@@ -7,7 +7,7 @@ leads over it.
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     CTE,
@@ -36,19 +36,40 @@ LEAF = (
 )
 
 
-def adding() -> Insert:
-    """A message with its jump. Its parent must be stored; `parent` is its id once more.
+class Jump(NamedTuple):
+    """What a message has beside its parent; all of it null under none."""
+
+    end: ColumnElement[Any]
+    steps: ColumnElement[Any]
+
+
+def jump_under(parent_id: ColumnElement[str]) -> Jump:
+    """Of a message under a stored one.
 
     Where the last two jumps above are equally long, the new one leads over both; else it is a step.
     """
     parent, before = messages.alias("parent"), messages.alias("before")
     above = parent.outerjoin(before, before.c.id == parent.c.jump_id)
     equal = parent.c.jump_steps == before.c.jump_steps
-    there = parent.c.id == bindparam("parent", type_=Id)
-    end = select(case((equal, before.c.jump_id), else_=parent.c.id)).select_from(above).where(there)
-    steps = case((equal, 1 + parent.c.jump_steps + before.c.jump_steps), else_=1)
-    length = select(steps).select_from(above).where(there)
-    return insert(messages).values(jump_id=end.scalar_subquery(), jump_steps=length.scalar_subquery())
+    end = select(case((equal, before.c.jump_id), else_=parent.c.id))
+    length = select(case((equal, 1 + parent.c.jump_steps + before.c.jump_steps), else_=1))
+    end, length = (each.select_from(above).where(parent.c.id == parent_id) for each in (end, length))
+    return Jump(end.scalar_subquery(), length.scalar_subquery())
+
+
+def jump_under_new(parent_id: ColumnElement[str], its: Jump) -> Jump:
+    """Of a message under one that is stored in the same statement, with `its` jump."""
+    before = messages.alias("before")
+    there = before.c.id == its.end
+    equal = its.steps == select(before.c.jump_steps).where(there).scalar_subquery()
+    over = select(before.c.jump_id).where(there).scalar_subquery()
+    return Jump(case((equal, over), else_=parent_id), case((equal, 1 + its.steps + its.steps), else_=1))
+
+
+def adding() -> Insert:
+    """A message with its jump. Its parent must be stored; `parent` is its id once more."""
+    jump = jump_under(bindparam("parent", type_=Id))
+    return insert(messages).values(jump_id=jump.end, jump_steps=jump.steps)
 
 
 def is_on_path() -> Select[*tuple[Any, ...]]:
@@ -117,9 +138,29 @@ def newest_above(message_id: str, token_budget: int, overhead: int) -> CTE:
 
     A message without tokens has no text, so no prompt contains it and it costs nothing.
     """
-    cost = cast(case((messages.c.token_count > 0, messages.c.token_count + overhead), else_=0), BigInteger)
     above = select(messages.c.parent_id).where(messages.c.id == message_id).scalar_subquery()
-    start = select(*NEXT, literal(1).label("n"), cost.label("total")).where(messages.c.id == above)
+    start = select(*NEXT, literal(1).label("n"), _cost(overhead).label("total")).where(messages.c.id == above)
+    return _upwards(start, token_budget, overhead)
+
+
+def newest_with(parent_id: str | None, tokens: int, token_budget: int, overhead: int) -> CTE:
+    """`newest_above` as it would be under a message of so many tokens that is not stored yet."""
+    cost = literal(tokens + overhead if tokens else 0, BigInteger)
+    start = select(
+        literal(None, Id).label("id"),
+        literal(parent_id, Id).label("parent_id"),
+        literal(1).label("n"),
+        cost.label("total"),
+    )
+    return _upwards(start, token_budget, overhead)
+
+
+def _cost(overhead: int) -> ColumnElement[int]:
+    return cast(case((messages.c.token_count > 0, messages.c.token_count + overhead), else_=0), BigInteger)
+
+
+def _upwards(start: Select[*tuple[Any, ...]], token_budget: int, overhead: int) -> CTE:
+    cost = _cost(overhead)
     walk = start.cte("walk", recursive=True)
     step = select(*NEXT, walk.c.n + 1, walk.c.total + cost).join(walk, messages.c.id == walk.c.parent_id)
     return walk.union_all(step.where(walk.c.total + cost <= token_budget))

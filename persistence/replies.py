@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, func, insert, literal, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, func, insert, literal, or_, select, update
 
 from domain.conversations import Change
 from domain.errors import ReplyErrorCode
@@ -210,8 +210,8 @@ def _claimable() -> Select[*tuple[Any, ...]]:
     )
 
 
-def _unsettled_above() -> Select[*tuple[Any, ...]]:
-    """From the message `message_id` up to the first reply, then from each reply to the one that it waited for.
+def unsettled_above(message_id: BindParameter[str]) -> Select[*tuple[Any, ...]]:
+    """From the message up to the first reply, then from each reply to the one that it waited for.
 
     No other can be unsettled: a reply is claimed, and then waits for nobody, when all above it are settled. Nothing is
     walked in a conversation where all are: it may have begun with a long history that has no replies.
@@ -220,7 +220,7 @@ def _unsettled_above() -> Select[*tuple[Any, ...]]:
     open_here = busy.c.conversation_id == messages.c.conversation_id, busy.c.status.in_(UNSETTLED)
     at = messages.outerjoin(replies, replies.c.id == messages.c.id)
     here = select(messages.c.parent_id, replies.c.id.label("reply_id"))
-    start = here.select_from(at).where(messages.c.id == bindparam("message_id"))
+    start = here.select_from(at).where(messages.c.id == message_id)
     walk = start.where(select(literal(1)).where(*open_here).exists()).cte("walk", recursive=True)
     above = at.join(walk, messages.c.id == walk.c.parent_id)
     walk = walk.union_all(here.select_from(above).where(walk.c.reply_id.is_(None)))
@@ -232,7 +232,7 @@ def _unsettled_above() -> Select[*tuple[Any, ...]]:
     return select(chain.c.id).where(chain.c.status.in_(UNSETTLED)).order_by(chain.c.steps)
 
 
-_UNSETTLED_ABOVE = _unsettled_above()
+_UNSETTLED_ABOVE = unsettled_above(bindparam("message_id"))
 
 
 def _is(reply_id: str) -> ColumnElement[bool]:

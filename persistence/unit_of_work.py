@@ -23,6 +23,7 @@ from persistence.sessions import SqlSessions
 from persistence.streaming import SqlLog
 from persistence.tasks import SqlTasks
 from persistence.tool_calls import SqlToolCalls
+from persistence.turns import SqlTurns
 from persistence.workers import SqlWorkers
 
 
@@ -38,6 +39,7 @@ class SqlUnitOfWork:
         self.conversations = SqlConversations(connection, self.feed)
         self.messages = SqlMessages(connection)
         self.replies = SqlReplies(connection, clock, self.feed)
+        self.turns = SqlTurns(connection)
         self.tool_calls = SqlToolCalls(connection, self.feed)
         self.tasks = SqlTasks(connection)
         self.log = SqlLog(connection, clock, self.feed, self.budgets)

@@ -160,7 +160,7 @@ async def test_a_send_into_a_long_conversation_is_as_much_work_as_into_a_short_o
         await work.messages.add(said)
         await work.replies.unsettled_above(path[-1])
         reply_id = await add_reply(work, conversation_id, said.id)
-        await work.messages.weight(reply_id, BUDGET, OVERHEAD)
+        await work.messages.weight(path[-1], said.token_count, BUDGET, OVERHEAD)
         await work.workers.enter("work_1")
         assert await work.replies.claim("work_1", 50)
         assert 20 < len(await work.messages.newest(reply_id, BUDGET, OVERHEAD)) < 30

@@ -65,7 +65,7 @@ async def everything(shelf: Shelf) -> list[Sent]:
                 await work.messages.path(conversation.id, behind, request)
                 await work.messages.all(conversation.id, request)
             await work.messages.newest(behind, 1_000, 4)
-            await work.messages.weight(behind, 1_000, 4)
+            await work.messages.weight(behind, 10, 1_000, 4)
             await work.messages.get_many(ME, [said.id, pen.id])
             await work.messages.children([(conversation.id, None), (conversation.id, said.id)])
             await work.replies.unsettled(conversation.id)

@@ -1,0 +1,133 @@
+"""Turns: a message and its answer, their reply and what they change of the conversation, stored together.
+
+On PostgreSQL that is one statement, on SQLite one for each row. The statements are made once: to make one takes longer
+than to send it. Locks: see `persistence/conversations.py`.
+"""
+
+from functools import cache
+from typing import Any
+
+from sqlalchemy import BindParameter, Insert, Table, Update, bindparam, false, insert, update
+
+from domain.conversations import Conversation, Message
+from domain.replies import Reply
+from domain.storage import Turn
+from persistence.connection import Connection
+from persistence.conversations import settings_to_json
+from persistence.events import parts_to_json
+from persistence.paths import Jump, jump_under, jump_under_new
+from persistence.replies import unsettled_above
+from persistence.tables import Id, conversations, messages, replies
+
+ABOVE = "above_id"
+
+
+class SqlTurns:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def add(self, turn: Turn, reserved_tokens: int = 0) -> None:
+        rows = _rows(turn, reserved_tokens)
+        if self._connection.is_sqlite:
+            for statement in _statements(begins=turn.begins, said=turn.message is not None):
+                await self._connection.execute(statement, rows)
+        else:
+            await self._connection.execute(_together(begins=turn.begins, said=turn.message is not None), rows)
+
+
+@cache
+def _statements(*, begins: bool, said: bool) -> list[Insert | Update]:
+    """In the order in which rows need each other."""
+    beginning = _BEGINNING if begins else _CHANGE
+    if not said:
+        return [beginning, _adding_message("answer", jump_under(_parent_of("answer"))), _REPLY]
+    its = jump_under(_parent_of("message"))
+    answer = _adding_message("answer", jump_under_new(_parent_of("answer"), its))
+    return [beginning, _adding_message("message", its), answer, _REPLY]
+
+
+@cache
+def _together(*, begins: bool, said: bool) -> Insert | Update:
+    """All of them as one: PostgreSQL looks at foreign keys at the end of a statement."""
+    *others, last = _statements(begins=begins, said=said)
+    return last.add_cte(*(other.cte(f"row_{number}") for number, other in enumerate(others)))
+
+
+def _adding(table: Table, prefix: str, columns: tuple[str, ...], **more: Any) -> Insert:  # noqa: ANN401  any expression
+    given = {name: bindparam(f"{prefix}_{name}", type_=table.c[name].type) for name in columns}
+    return insert(table).values(given | more)
+
+
+def _adding_message(prefix: str, jump: Jump) -> Insert:
+    return _adding(messages, prefix, _MESSAGE, jump_id=jump.end, jump_steps=jump.steps)
+
+
+def _parent_of(prefix: str) -> BindParameter[str]:
+    return bindparam(f"{prefix}_parent_id", type_=Id)
+
+
+_CHANGING = ("title", "updated_at", "last_activity_at", "leaf_id")
+_CONVERSATION = ("id", "user_id", "title_source", "created_at", "settings", "metadata", *_CHANGING)
+_MESSAGE = (
+    *("id", "conversation_id", "parent_id", "role", "created_at", "parts", "token_count", "metadata"),
+    "idempotency_key",
+)
+_QUEUED = (
+    *("id", "conversation_id", "status", "settings", "instruction", "attempt", "rescues", "requests"),
+    *("stop_requested", "queued_at", "user_id", "reserved_tokens"),
+)
+_BEGINNING = _adding(conversations, "conversation", _CONVERSATION)
+_CHANGE = (
+    update(conversations)
+    .where(conversations.c.id == bindparam("conversation_id", type_=Id))
+    .values({name: bindparam(f"conversation_{name}", type_=conversations.c[name].type) for name in _CHANGING})
+)
+_REPLY = _adding(
+    replies,
+    "reply",
+    _QUEUED,
+    behind_id=unsettled_above(bindparam(ABOVE, type_=Id)).limit(1).scalar_subquery(),
+    swept=false(),  # beside others in a statement SQLAlchemy fills in no default
+)
+
+
+def _rows(turn: Turn, reserved_tokens: int) -> dict[str, Any]:
+    """The values of all rows, each under the name of its kind and its column."""
+    reply = turn.answer.reply
+    assert reply is not None
+    first = turn.message or turn.answer
+    said = {} if turn.message is None else _message("message", turn.message)
+    own = {"reply_user_id": turn.conversation.user_id, "reply_reserved_tokens": reserved_tokens}
+    above = {ABOVE: first.parent_id}
+    return _conversation(turn.conversation) | said | _message("answer", turn.answer) | _reply(reply) | own | above
+
+
+def _conversation(conversation: Conversation) -> dict[str, Any]:
+    row = {f"conversation_{name}": getattr(conversation, name) for name in _CONVERSATION}
+    row["conversation_title_source"] = conversation.title_source.value
+    row["conversation_settings"] = settings_to_json(conversation.settings)
+    row["conversation_metadata"] = dict(conversation.metadata)
+    return row
+
+
+def _message(prefix: str, message: Message) -> dict[str, Any]:
+    row = {f"{prefix}_{name}": getattr(message, name) for name in _MESSAGE}
+    row[f"{prefix}_role"] = message.role.value
+    row[f"{prefix}_parts"] = parts_to_json(message.parts)
+    row[f"{prefix}_metadata"] = dict(message.metadata)
+    return row
+
+
+def _reply(reply: Reply) -> dict[str, Any]:
+    return {
+        "reply_id": reply.id,
+        "reply_conversation_id": reply.conversation_id,
+        "reply_status": reply.status.value,
+        "reply_settings": settings_to_json(reply.settings),
+        "reply_instruction": reply.instruction,
+        "reply_attempt": reply.attempt,
+        "reply_rescues": reply.rescues,
+        "reply_requests": reply.requests,
+        "reply_stop_requested": reply.stop_requested,
+        "reply_queued_at": reply.queued_at,
+    }
