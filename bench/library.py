@@ -43,21 +43,23 @@ class Talk:
 
 @dataclass(frozen=True, slots=True)
 class Library:
+    """Each kind is as many: so they grow alike while they are measured."""
+
     short: tuple[Talk, ...]
-    long: Talk
+    long: tuple[Talk, ...]
     others: tuple[Talk, ...]
 
 
-async def stored(url: str, *, short: int, shorts: int, long: int, others: int) -> Library:
-    """`shorts` conversations of `short` messages, one of `long`, and `others` of two, in a migrated database."""
+async def stored(url: str, *, short: int, long: int, each: int, others: int) -> Library:
+    """`each` conversations of `short` and of `long` messages, and `others` of two, in a migrated database."""
     library = Library(
-        tuple(Talk(f"conv_short{n}", short) for n in range(shorts)),
-        Talk("conv_long", long),
+        tuple(Talk(f"conv_short{n}", short) for n in range(each)),
+        tuple(Talk(f"conv_long{n}", long) for n in range(each)),
         tuple(Talk(f"conv_other{n:06}", 2, BEGINNING + timedelta(seconds=n)) for n in range(others)),
     )
     database = Database(url)
     try:
-        await _store(database, [*library.short, library.long, *library.others])
+        await _store(database, [*library.short, *library.long, *library.others])
     finally:
         await database.close()
     return library

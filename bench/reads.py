@@ -116,7 +116,7 @@ async def measure(kind: Kind, *, long: int = 10_000, others: int = 10_000) -> li
     The context of 4,096 tokens makes the prompt of a long conversation as long as that of a short one.
     """
     async with endpoint() as upstream, server(kind, upstream, TERTULIA_CONTEXT_TOKENS="4096") as running:
-        library = await stored(running.database_url, short=100, shorts=10, long=long, others=others)
+        library = await stored(running.database_url, short=100, long=long, each=2, others=others)
         async with _asking(running.process.url) as ask:
             stage = _Stage(ask, running)
             listing = await _listing(stage)
@@ -152,7 +152,7 @@ def _places() -> list[tuple[str, tuple[Variables, str | None]]]:
 
 async def _pages(stage: _Stage, library: Library, case: str, where: tuple[Variables, str | None]) -> Against:
     count = ROUNDS * PAGES_A_ROUND + 1
-    large, small = [[await _page(stage, name, *where)] * count for name in (library.long.id, library.short[0].id)]
+    large, small = [[await _page(stage, name, *where)] * count for name in (library.long[0].id, library.short[0].id)]
     return await stage.against(f"{case} of 10,000 messages against 100", PAGE, large, small)
 
 
@@ -166,12 +166,11 @@ async def _page(stage: _Stage, conversation_id: str, arguments: Variables, curso
 
 async def _sending(stage: _Stage, library: Library) -> Against:
     count = ROUNDS * SENDS_A_ROUND + 1
-    large = [_into(library.long.id)] * count
-    small = [_into(library.short[n % len(library.short)].id) for n in range(count)]
+    large, small = [[_into(talks[n % len(talks)].id) for n in range(count)] for talks in (library.long, library.short)]
     found = await stage.against(
         "a send, with its reply, into 10,000 messages against 100", SEND, large, small, REPLY_SECONDS
     )
-    for talk in (library.long, *library.short):
+    for talk in (*library.long, *library.short):
         left: dict = (await stage.ask(LEFT, {"id": talk.id}))["conversation"]  # type: ignore[type-arg,assignment]
         if left["activeReplies"] or left["leaf"]["status"] != "COMPLETE":
             raise RuntimeError(f"not every reply was made in time: {left}")

@@ -84,7 +84,6 @@ def serve(
     listener = _listener(settings)
     api = create_app(settings)
     server = Server(uvicorn_config(api), api)
-    keep_what_is_loaded()
     try:
         server.run(sockets=[listener])
     except SystemExit as error:  # the log has said why it did not start
@@ -96,20 +95,10 @@ def worker() -> None:
     """Make replies, without an API: beside servers on the same PostgreSQL."""
     settings = settings_or_exit(worker=True)
     configure_logging(settings)
-    keep_what_is_loaded()
     try:
         asyncio.run(_work(settings))
     except SettingsError as error:
         fail(str(error))
-
-
-def keep_what_is_loaded() -> None:
-    """Modules, types and the schema stay as long as the process: full collections, which halt it, pass them over.
-
-    Otherwise each takes about 200 ms, in which no reply goes on, and there are several a minute under load.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 async def _work(settings: Settings) -> None:
