@@ -73,11 +73,12 @@ def create_app(settings: Settings | None = None, limits: Limits | None = None, *
         exception_handlers={Exception: http.crashed},
         middleware=_middleware(chosen),
     )
+    graphiql_path = "/graphiql" if chosen.graphiql else None
+    router = build_router(schema, context, chosen.allowed_origins, limits, graphiql_path)
+    app.add_route("/graphql", router.answer_post, methods=["POST"])
     app.include_router(http.router)
     if chosen.graphiql:
         app.mount("/graphiql", http.GraphiQLFiles())
-    graphiql_path = "/graphiql" if chosen.graphiql else None
-    router = build_router(schema, context, chosen.allowed_origins, limits, graphiql_path)
     app.include_router(router)
     app.state.router = router
     return app
