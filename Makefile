@@ -50,12 +50,13 @@ audit: $(VENV)/.ready ## ask the internet for known holes in everything that is 
 		$(UV) tool run pip-audit --disable-pip --require-hashes --requirement $$lock || exit 1; done
 	PYTHON=$(BIN)/python sh scripts/npm.sh graphiql audit
 	PYTHON=$(BIN)/python sh scripts/npm.sh tests/clients audit
+	PYTHON=$(BIN)/python sh scripts/npm.sh bench/peers/node audit
 
 secrets: ## make the secrets that compose.yaml hands to its containers, where they are missing
 	@sh scripts/secrets.sh
 
 clean: ## remove the environment and what was built; your data in .data stays
-	rm -rf $(VENV) build *.egg-info tertulia/static/graphiql graphiql/node_modules tests/clients/node_modules
+	rm -rf $(VENV) build *.egg-info tertulia/static/graphiql graphiql/node_modules tests/clients/node_modules bench/peers/node/node_modules
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Tertulia needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another: make run PYTHON=python3.12")'
@@ -87,3 +88,8 @@ $(VENV)/.clients: tests/clients/package-lock.json | $(VENV)/.made
 	@echo "Installing the JavaScript clients ..."
 	@PYTHON=$(BIN)/python sh scripts/npm.sh tests/clients ci \
 		&& touch $@ || echo "Skipped: the JavaScript clients could not be installed."
+
+$(VENV)/.peers: bench/peers/node/package-lock.json | $(VENV)/.made
+	@echo "Installing the Node peer of the benchmark ..."
+	@PYTHON=$(BIN)/python sh scripts/npm.sh bench/peers/node ci \
+		&& touch $@ || echo "Skipped: the Node peer could not be installed."

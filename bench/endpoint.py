@@ -12,11 +12,11 @@ import json
 import re
 import sys
 import time
+from typing import cast
 
 CLOCK_MODULO = 100_000_000
 HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
-    b"x-request-id: bench\r\n\r\n"
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nx-request-id: bench\r\n\r\n"
 )
 FRAME = (
     b'data: {"id":"chatcmpl-bench","object":"chat.completion.chunk","created":1790000000,"model":"bench",'
@@ -62,10 +62,7 @@ class Answer:
         if self.number == self.tokens:
             transport.write(chunk(LAST % (self.tokens, self.tokens + 20)) + b"0\r\n\r\n")
             return False
-        if self.number == 0:
-            token = b"0,%d,%d " % (now(), self.arrived)
-        else:
-            token = b"%d,%d " % (self.number, now())
+        token = b"%d,%d " % (self.number, now()) if self.number else b"0,%d,%d " % (now(), self.arrived)
         transport.write(chunk(FRAME % token))
         self.number += 1
         return True
@@ -102,8 +99,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.transport = None

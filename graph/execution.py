@@ -24,12 +24,28 @@ from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
 from domain.errors import ErrorCode
+from graph.encoded import EncodedResult
 from graph.errors import Unexpected, masked
+from graph.plans import Plan, Planned, plan_for
 
 ABOUT_THE_REQUEST = (MissingQueryError, CannotGetOperationTypeError, InvalidOperationTypeError)
 
 
 class ReplyExecutor(StrawberryGraphQLCoreExecutionContext):
+    """Answers events of subscriptions by plans, see `plans.py`, and remembers collected fields."""
+
+    _plans: dict[type, Plan | None] | None = None
+
+    def build_per_event_executor(self, payload: object) -> Any:  # noqa: ANN401  an Executor, or what stands for one
+        plans = self._plans
+        if plans is None:
+            plans = self._plans = {}
+        kind = type(payload)
+        if kind not in plans:
+            plans[kind] = plan_for(self, kind)
+        plan = plans[kind]
+        return super().build_per_event_executor(payload) if plan is None else Planned(plan, payload)
+
     def collect_subfields(
         self, return_type: GraphQLObjectType, field_details_list: FieldDetailsList
     ) -> CollectedFields:
@@ -81,11 +97,13 @@ class MaskingSchema(strawberry.Schema):
     async def _handle_execution_result(
         self,
         context: ExecutionContext,
-        result: ResultType,
+        result: ResultType | EncodedResult,
         extensions_runner: SchemaExtensionsRunner,
         *,
         skip_process_errors: bool = False,
-    ) -> ExecutionResult:
+    ) -> Any:  # noqa: ANN401  an EncodedResult stays what it is
+        if isinstance(result, EncodedResult):
+            return result
         if not isinstance(result, ExperimentalIncrementalExecutionResults) and result.errors:
             result.errors = [self._shown(error) for error in result.errors]
         handled = await super()._handle_execution_result(context, result, extensions_runner, skip_process_errors=True)

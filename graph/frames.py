@@ -15,13 +15,11 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 
-import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from strawberry.http import process_result
 from strawberry.types import ExecutionResult
-from strawberry.types.execution import PreExecutionError
 
+from graph.encoded import EncodedResult, encoded
 from graph.execution import Interrupted
 
 Watched = Callable[[Callable[[], object]], AbstractContextManager[None]]
@@ -62,14 +60,6 @@ MULTIPART = Framing(
 )
 
 
-def encoded(result: ExecutionResult) -> bytes:
-    """The result as JSON; without `data` where the request was refused before anything was executed."""
-    shown = process_result(result)
-    if isinstance(result, PreExecutionError):
-        del shown["data"]
-    return orjson.dumps(shown)
-
-
 class EventStream(Response):
     """A response that sends results as they come, and closes their generator however it ends.
 
@@ -81,7 +71,7 @@ class EventStream(Response):
     def __init__(
         self,
         framing: Framing,
-        results: AsyncGenerator[ExecutionResult, None],
+        results: AsyncGenerator[ExecutionResult | EncodedResult, None],
         open_streams: set[asyncio.Task[None]],
         watched: Watched,
         send_seconds: float,

@@ -9,11 +9,14 @@ frame that is too large. Nothing here knows what is asked for.
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import ExitStack, aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, aclosing, suppress
 from typing import Any
 
-from starlette.websockets import WebSocket
+import orjson
+from starlette._utils import get_route_path
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
 from strawberry.asgi import ASGIWebSocketAdapter
 from strawberry.http.exceptions import WebSocketDisconnected
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler, Operation
@@ -22,6 +25,7 @@ from strawberry.types.execution import PreExecutionError
 
 from domain.errors import RateLimited, StorageError, Unauthenticated, Unavailable
 from graph.context import Context
+from graph.encoded import encoded
 from graph.errors import refusal
 from graph.execution import Interrupted, MaskingSchema
 
@@ -29,6 +33,8 @@ INVALID = 4400
 FORBIDDEN = 4403
 TRY_AGAIN = 1013
 BROKEN = 1011
+DIRECT = "tertulia.text"
+"""An ASGI extension of our server's (see `tertulia/frames.py`): `write` sends a text frame at once, or says False."""
 REASON_BYTES = 123
 """What fits into a close frame (RFC 6455, 5.5); more is a protocol error of ours."""
 
@@ -44,6 +50,7 @@ class TimedSocket(ASGIWebSocketAdapter):
         super().__init__(view, request, response)
         self._send_seconds: float = view.send_seconds
         self._served = asyncio.timeout(None)
+        self._write: Callable[[bytes], bool] | None = request.scope.get("extensions", {}).get(DIRECT, {}).get("write")
 
     async def serve(self, handler: "SocketHandler") -> None:
         """Run the handler until the client leaves, the socket is closed or a send stalls."""
@@ -52,13 +59,21 @@ class TimedSocket(ASGIWebSocketAdapter):
                 await handler.converse()
 
     async def send_json(self, message: Mapping[str, object]) -> None:
+        await self.send_text(orjson.dumps(message))
+
+    async def send_text(self, text: bytes) -> None:
+        """Raises WebSocketDisconnected."""
+        if self._write is None or not self._write(text):
+            await self._send_in_time(text.decode())
+
+    async def _send_in_time(self, text: str) -> None:
         try:
             async with asyncio.timeout(self._send_seconds):
-                await super().send_json(message)
+                await self.ws.send_text(text)
         except TimeoutError as error:
             self._served.reschedule(asyncio.get_running_loop().time())
             raise WebSocketDisconnected from error
-        except RuntimeError as error:  # closed by us in the meantime
+        except (WebSocketDisconnect, RuntimeError) as error:  # by the client, or by us in the meantime
             raise WebSocketDisconnected from error
 
     async def close(self, code: int, reason: str) -> None:
@@ -66,6 +81,22 @@ class TimedSocket(ASGIWebSocketAdapter):
         with suppress(RuntimeError, TimeoutError, OSError):
             async with asyncio.timeout(self._send_seconds):
                 await super().close(code, shortened)
+
+
+class DirectSockets:
+    """ASGI: sockets at `path` go straight to `serve`, past the layers that are there for requests.
+
+    Each of those would stay on the socket's stack, with what it holds, for as long as the socket lives.
+    """
+
+    def __init__(self, app: ASGIApp, path: str, serve: ASGIApp) -> None:
+        self._app = app
+        self._path = path
+        self._serve = serve
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        wanted = scope["type"] == "websocket" and get_route_path(scope) == self._path
+        return (self._serve if wanted else self._app)(scope, receive, send)
 
 
 class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
@@ -76,8 +107,12 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         await self.websocket.serve(self)
 
     async def converse(self) -> None:
-        with ExitStack() as self._watched:
+        self._watched: AbstractContextManager[None] | None = None
+        try:
             await super().handle()
+        finally:
+            if self._watched is not None:
+                self._watched.__exit__(None, None, None)
 
     async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
         """Who does not say who they are gets no further; whose right ends meanwhile goes no further."""
@@ -86,8 +121,9 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         except Unavailable:
             await self.websocket.close(TRY_AGAIN, "Try again")
         if self.connection_acknowledged:
-            watch = self.context.services.watch.over(self.context.identity, self._forbid)
-            self._watched.enter_context(watch)
+            self.connection_init_timeout_task = None  # with the traceback of its end
+            self._watched = self.context.services.watch.over(self.context.identity, self._forbid)
+            self._watched.__enter__()
 
     def _forbid(self) -> None:
         self._closing = asyncio.create_task(self.websocket.close(FORBIDDEN, "The token holds no longer"))
@@ -127,6 +163,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
                 del self.operations[operation.id]
 
     async def _deliver(self, operation: Operation[Context, None], results: AsyncGenerator[Any, None]) -> None:
+        opening = b'{"id":%b,"type":"next","payload":' % orjson.dumps(operation.id)
         async for result in results:
             if isinstance(result, Interrupted):
                 await self.websocket.close(TRY_AGAIN, "Try again")
@@ -134,7 +171,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
             if isinstance(result, PreExecutionError):
                 await operation.send_initial_errors(result.errors or [])
                 return
-            await operation.send_next(result)
+            await self.websocket.send_text(opening + encoded(result) + b"}")
         await operation.send_operation_message({"id": operation.id, "type": "complete"})
 
 

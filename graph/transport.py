@@ -16,8 +16,11 @@ from typing import Any, cast
 
 import orjson
 from graphql import GraphQLError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import WebSocketRoute
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 from strawberry.exceptions import ConnectionRejectionError
 from strawberry.fastapi import GraphQLRouter
 from strawberry.schema.exceptions import InvalidOperationTypeError
@@ -29,16 +32,17 @@ from strawberry.types.graphql import OperationType
 from domain.errors import ErrorCode, RateLimited, Unavailable
 from graph.callers import bearer, caller_of, token_in
 from graph.context import Context
+from graph.encoded import encoded
 from graph.errors import INTERNAL, refusal
 from graph.execution import MaskingSchema
-from graph.frames import MULTIPART, SERVER_SENT_EVENTS, EventStream, Framing, encoded
+from graph.frames import MULTIPART, SERVER_SENT_EVENTS, EventStream, Framing
 from graph.requests import Asked, MediaType, Refused, accepted, asked
 from graph.sockets import SocketHandler, TimedSocket
 
+PATH = "/graphql"
 JSON = "application/json"
 GRAPHQL_JSON = "application/graphql-response+json"
 STATUS = {INTERNAL: 500, ErrorCode.UNAUTHENTICATED.value: 401, ErrorCode.UNAVAILABLE.value: 503}
-ContextOf = Callable[..., Awaitable[Context]]
 READING = {OperationType.QUERY, OperationType.SUBSCRIPTION}
 
 
@@ -60,9 +64,17 @@ class Router(GraphQLRouter[Context, None]):
     graphql_transport_ws_handler_class = SocketHandler
     schema: MaskingSchema
 
-    def __init__(self, schema: MaskingSchema, limits: Limits, graphiql_path: str | None, **options: Any) -> None:  # noqa: ANN401
-        super().__init__(schema, **options)
-        self._context: ContextOf = options["context_getter"]
+    def __init__(
+        self,
+        schema: MaskingSchema,
+        context: Callable[[HTTPConnection], Awaitable[Context]],
+        limits: Limits,
+        graphiql_path: str | None,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(schema, context_getter=context, **options)
+        self.routes = [route for route in self.routes if not isinstance(route, WebSocketRoute)]  # see DirectSockets
+        self._context = context
         self.add_api_route(options["path"], _other_method, methods=["PUT", "PATCH", "DELETE", "HEAD"])
         self.limits = limits
         self.send_seconds = limits.send_seconds
@@ -92,9 +104,14 @@ class Router(GraphQLRouter[Context, None]):
         response: Response = await self.run(request, context)
         return response
 
+    async def serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A socket from its beginning to its end, as an ASGI application."""
+        socket = WebSocket(scope, receive, send)
+        context = await self._context(socket)
+        context.request = socket
+        await super().run(socket, context, None)
+
     async def run(self, request: Any, context: Any = None, root_value: Any = None) -> Any:  # noqa: ANN401  of both kinds
-        if self.is_websocket_request(request):
-            return await super().run(request, context, root_value)
         try:
             return await self._answer(request, context)
         except Refused as refused:
@@ -215,20 +232,20 @@ def _status_of_refusal(error: GraphQLError) -> int:
 
 def build_router(
     schema: MaskingSchema,
-    context: ContextOf,
+    context: Callable[[HTTPConnection], Awaitable[Context]],
     allowed_origins: tuple[str, ...] = (),
     limits: Limits | None = None,
     graphiql_path: str | None = None,
 ) -> Router:
-    """The router for /graphql. `context` makes the context of a connection, as a FastAPI dependency."""
+    """The router for requests to /graphql; sockets are its `serve_socket`'s. `context` makes a connection's context."""
     limits = limits or Limits()
     return Router(
         schema,
+        context,
         limits,
         graphiql_path,
-        path="/graphql",
+        path=PATH,
         graphql_ide=None,
-        context_getter=context,
         subscription_protocols=(GRAPHQL_TRANSPORT_WS_PROTOCOL,),
         connection_init_wait_timeout=timedelta(seconds=limits.init_seconds),
         max_subscriptions_per_connection=limits.operations_per_socket,

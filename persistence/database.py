@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from domain.errors import StorageError, Unavailable
+from persistence import sqlite_driver
 from persistence.connection import DRIVER_ERRORS, Connection
 
 DRIVERS = {
@@ -166,11 +167,12 @@ class Database:
 def _engine(url: URL, **options: Any) -> AsyncEngine:  # noqa: ANN401  SQLAlchemy's own options
     """JSON is written as it reads, and what is no JSON is refused by SQLite as PostgreSQL refuses it."""
     to_json = partial(json.dumps, ensure_ascii=False, allow_nan=False)
-    return create_async_engine(url, max_overflow=0, json_serializer=to_json, **options)
+    return create_async_engine(url, max_overflow=0, pool_reset_on_return=None, json_serializer=to_json, **options)
 
 
 def _sqlite(url: URL, begin: str, *pragmas: str, pool_size: int = 1, pool_timeout: float = 30) -> AsyncEngine:
-    engine = _engine(url, pool_size=pool_size, pool_timeout=pool_timeout)
+    own = {"async_creator_fn": sqlite_driver.connect}
+    engine = _engine(url, pool_size=pool_size, pool_timeout=pool_timeout, connect_args=own)
     always = (f"busy_timeout={BUSY_SECONDS * 1000}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
     @event.listens_for(engine.sync_engine, "connect")

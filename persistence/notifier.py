@@ -27,24 +27,38 @@ BELL_ERRORS = (*DRIVER_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError, Ti
 
 
 class EventBell:
-    """A bell over an asyncio.Event; a ring before the wait is kept."""
+    """A bell for one who waits; a ring before the wait is kept.
 
-    __slots__ = ("_event",)
+    Less than an asyncio.Event and a time limit, of which every idle subscription would hold both.
+    """
+
+    __slots__ = ("_rung", "_waiting")
 
     def __init__(self) -> None:
-        self._event = asyncio.Event()
+        self._rung = False
+        self._waiting: asyncio.Future[None] | None = None
 
     def ring(self) -> None:
-        self._event.set()
+        self._rung = True
+        _wake(self._waiting)
 
     async def wait(self, timeout: float) -> bool:
-        try:
-            async with asyncio.timeout(timeout):
-                await self._event.wait()
-        except TimeoutError:
-            return False
-        self._event.clear()
-        return True
+        if not self._rung:
+            loop = asyncio.get_running_loop()
+            self._waiting = loop.create_future()
+            limit = loop.call_later(timeout, _wake, self._waiting)
+            try:
+                await self._waiting
+            finally:
+                limit.cancel()
+                self._waiting = None
+        rung, self._rung = self._rung, False
+        return rung
+
+
+def _wake(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)
 
 
 class LocalNotifier:

@@ -1,6 +1,7 @@
 """The `tertulia` command."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -113,12 +114,24 @@ async def _work(settings: Settings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop)
         log.info("started", version=__version__, worker=running.worker.owner)
+        spare_the_start()
         failed = asyncio.create_task(running.worker.failure.wait())
         await asyncio.wait([asyncio.create_task(stopped.wait()), failed], return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping", live=running.worker.live)
         exit_in_time()
     if failed.done():
         raise typer.Exit(1)
+
+
+def spare_the_start() -> None:
+    """Tell the garbage collector that what the start has made is there for good.
+
+    It is 200,000 objects and more, most of them of the libraries; to look through them again and again takes a third of
+    the time of a busy server. What requests make is mostly freed without the collector, so it comes less often too.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def exit_in_time() -> None:
@@ -165,6 +178,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
+        spare_the_start()
         if self.started and sockets:
             typer.echo(greeting(sockets[0].getsockname()))
 

@@ -16,7 +16,8 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from graph.callers import bearer, caller_of
 from graph.context import Context, Services
 from graph.schema import build_schema
-from graph.transport import Limits, build_router
+from graph.sockets import DirectSockets
+from graph.transport import PATH, Limits, build_router
 from tertulia import http
 from tertulia.headers import SecurityHeaders
 from tertulia.heads import HeadLimits
@@ -64,6 +65,8 @@ def create_app(settings: Settings | None = None, limits: Limits | None = None, *
         return Context(services, await caller_of(services, connection, bearer(connection.headers.get("authorization"))))
 
     schema = build_schema()
+    graphiql_path = "/graphiql" if chosen.graphiql else None
+    router = build_router(schema, context, chosen.allowed_origins, limits, graphiql_path)
     app = Api(
         title="Tertulia",
         lifespan=lifespan,
@@ -71,11 +74,9 @@ def create_app(settings: Settings | None = None, limits: Limits | None = None, *
         redoc_url=None,
         openapi_url=None,
         exception_handlers={Exception: http.crashed},
-        middleware=_middleware(chosen),
+        middleware=[*_middleware(chosen), Middleware(DirectSockets, path=PATH, serve=router.serve_socket)],
     )
-    graphiql_path = "/graphiql" if chosen.graphiql else None
-    router = build_router(schema, context, chosen.allowed_origins, limits, graphiql_path)
-    app.add_route("/graphql", router.answer_post, methods=["POST"])
+    app.add_route(PATH, router.answer_post, methods=["POST"])
     app.include_router(http.router)
     if chosen.graphiql:
         app.mount("/graphiql", http.GraphiQLFiles())

@@ -5,6 +5,7 @@ import socket
 import uvicorn
 from starlette.types import ASGIApp
 
+from tertulia.frames import DirectWebSocketProtocol
 from tertulia.heads import BoundedHttpProtocol
 
 MAX_FRAME_BYTES = 262_144
@@ -30,7 +31,7 @@ def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
         app,
         loop="auto",
         http=BoundedHttpProtocol,
-        ws="websockets-sansio",
+        ws=DirectWebSocketProtocol,
         ws_max_size=MAX_FRAME_BYTES,
         ws_per_message_deflate=False,
         ws_ping_interval=PING_SECONDS,

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import aiohttp
 from fastapi import FastAPI
+from starlette.requests import HTTPConnection
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
@@ -27,7 +28,8 @@ from domain.storage import Storage
 from domain.streaming import StreamedEvent
 from graph.context import Caller, Context, ServerFacts, Services
 from graph.schema import build_schema
-from graph.transport import Limits, build_router
+from graph.sockets import DirectSockets
+from graph.transport import PATH, Limits, build_router
 from tertulia.services import SystemClock, TimeOrderedIds
 from tests.serving import listening
 
@@ -160,12 +162,14 @@ async def api(
         made = Api("", http, ScriptedStream())
         services = cast(Services, _Services(made))
 
-        async def context() -> Context:
+        async def context(_connection: HTTPConnection) -> Context:
             return Context(services, Caller(LOCAL, Client("test")))
 
         schema = build_schema(lambda id_, error: made.unexpected.append((id_, error)))
         app = FastAPI(openapi_url=None)
-        app.include_router(build_router(schema, context, origins, limits, graphiql_path))
+        router = build_router(schema, context, origins, limits, graphiql_path)
+        app.include_router(router)
+        app.add_middleware(DirectSockets, path=PATH, serve=router.serve_socket)
         async with listening(app) as made.url:
             yield made
 

@@ -1,0 +1,166 @@
+"""The main case: so many streams at such a rate, from the first socket to the last token.
+
+New streams begin at 100 a second, so set-up happens beside streaming. Every token is checked: its number must be the
+next one, so that nothing lost or doubled goes unseen, and its departure tells how long it took.
+"""
+
+import asyncio
+import time
+from array import array
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from bench.dialects import Arrived, Client, Dialect
+from bench.endpoint import CLOCK_MODULO
+from bench.servers import Server
+
+ARRIVALS_PER_SECOND = 100
+TENTHS_TO_NANOSECONDS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    streams: int
+    tokens: int
+    rate: float
+    readers: int = 1
+
+    @property
+    def name(self) -> str:
+        readers = f", {self.readers} readers each" if self.readers > 1 else ""
+        return f"{self.streams} streams at {self.rate:g}/s of {self.tokens} tokens{readers}"
+
+
+@dataclass(slots=True)
+class Tally:
+    """What readers saw. Delays are in milliseconds."""
+
+    delays: "array[float]" = field(default_factory=lambda: array("d"))
+    first: list[float] = field(default_factory=list)
+    """From asking to the first token, less what the endpoint itself took."""
+    frames: int = 0
+    wrong: int = 0
+    """Tokens that were lost, doubled or out of order."""
+    longest_silence: float = 0
+
+    async def follow(self, texts: AsyncIterator[Arrived], asked: int, tokens: int) -> None:
+        """Read one reply to its end. `asked` is when it was asked for, in nanoseconds."""
+        expected, last = 0, 0
+        async for arrived, text in texts:
+            self.frames += 1
+            if last:
+                self.longest_silence = max(self.longest_silence, (arrived - last) / 1e6)
+            last = arrived
+            for token in text.split():
+                number, *stamps = map(int, token.split(","))
+                self.wrong += number != expected
+                expected = number + 1
+                self.delays.append(_since(stamps[0], arrived))
+                if number == 0:
+                    self.first.append(
+                        _since(stamps[1], arrived) - _between(stamps[1], stamps[0]) + _lead(asked, stamps[1])
+                    )
+        self.wrong += tokens - expected
+
+
+def _since(stamp: int, arrived: int) -> float:
+    """Milliseconds from a departure to an arrival."""
+    return (arrived / TENTHS_TO_NANOSECONDS - stamp) % CLOCK_MODULO / 10
+
+
+def _between(earlier: int, later: int) -> float:
+    return (later - earlier) % CLOCK_MODULO / 10
+
+
+def _lead(asked: int, stamp: int) -> float:
+    """Milliseconds from asking until the endpoint heard of it."""
+    return (stamp - asked / TENTHS_TO_NANOSECONDS) % CLOCK_MODULO / 10
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """The outcome. Times in milliseconds, CPU in microseconds per token that was delivered to a reader."""
+
+    load: Load
+    cpu: float
+    database_cpu: float | None
+    delivered_per_second: float
+    delay_p50: float
+    delay_p99: float
+    first_p50: float
+    first_p99: float
+    longest_silence: float
+    tokens_per_frame: float
+    peak_mebibytes: float
+    wrong: int
+
+
+async def measure(server: Server, dialect: Dialect, load: Load) -> Streamed:
+    """Run the load against a server that has just been started."""
+    tally = Tally()
+    await _warmed(server, dialect)
+    async with _session() as http:
+        began, cpu, database = time.monotonic(), server.process.cpu_seconds(), _database(server)
+        async with asyncio.TaskGroup() as group:
+            for number in range(load.streams):
+                await asyncio.sleep(began + number / ARRIVALS_PER_SECOND - time.monotonic())
+                group.create_task(_stream(http, server, dialect, load, tally))
+        seconds = time.monotonic() - began
+        cpu, database = server.process.cpu_seconds() - cpu, _database(server) - database
+    delivered = load.streams * load.tokens * load.readers
+    return Streamed(
+        load,
+        cpu / delivered * 1e6,
+        None if server.database is None else database / delivered * 1e6,
+        delivered / seconds,
+        *percentiles(tally.delays),
+        *percentiles(tally.first),
+        tally.longest_silence,
+        delivered / max(1, tally.frames),
+        server.process.peak_mebibytes(),
+        tally.wrong,
+    )
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, float]:
+    """The median and the 99th."""
+    ordered = sorted(values) or [float("nan")]
+    return ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
+
+
+def _database(server: Server) -> float:
+    return 0 if server.database is None else server.database.cpu_seconds()
+
+
+@asynccontextmanager
+async def _session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=_NEVER) as http:
+        yield http
+
+
+_NEVER = aiohttp.ClientTimeout(total=None, sock_read=120)
+
+
+async def _warmed(server: Server, dialect: Dialect) -> None:
+    """What a server does once in its life is not what a stream costs."""
+    async with _session() as http, asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(_stream(http, server, dialect, Load(1, 20, 100), Tally()))
+
+
+async def _stream(http: aiohttp.ClientSession, server: Server, dialect: Dialect, load: Load, tally: Tally) -> None:
+    clients = [await dialect.connect(http, server.process.url) for _ in range(load.readers)]
+    try:
+        asked = time.monotonic_ns()
+        reply_id = await clients[0].send(f"tokens={load.tokens} rate={load.rate:g}")
+        await asyncio.gather(*(_read(client, reply_id, asked, load, tally) for client in clients))
+    finally:
+        for client in clients:
+            await client.close()
+
+
+async def _read(client: Client, reply_id: str, asked: int, load: Load, tally: Tally) -> None:
+    await tally.follow(client.read(reply_id), asked, load.tokens)
