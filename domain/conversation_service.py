@@ -83,7 +83,7 @@ class ConversationService:
             return await work.users.get(user_id)
 
     async def get(self, user_id: str, conversation_id: str) -> Conversation:
-        async with self._storage.read() as work:
+        async with self._storage.peek() as work:
             return await owned(work, user_id, conversation_id)
 
     async def many(self, user_id: str, conversation_ids: Sequence[str]) -> dict[str, Conversation]:

@@ -162,8 +162,7 @@ class ReplyService:
 
         async def store(work: UnitOfWork) -> Sent:
             locked = await owned(work, user_id, earlier.conversation_id, lock=True)
-            last = await in_conversation(work, user_id, locked, earlier.parent_id or "", "replyId")
-            return await self._add_reply(work, locked, last, settings, command.instruction)
+            return await self._add_reply(work, locked, earlier.parent_id, settings, command.instruction)
 
         return await self._once(user_id, "regenerateReply", command, store)
 
@@ -181,8 +180,7 @@ class ReplyService:
 
         async def store(work: UnitOfWork) -> Sent:
             locked = await owned(work, user_id, earlier.conversation_id, lock=True)
-            last = await in_conversation(work, user_id, locked, earlier.parent_id or "", "replyId")
-            return await self._add_reply(work, locked, last, settings, instruction, earlier)
+            return await self._add_reply(work, locked, earlier.parent_id, settings, instruction, earlier)
 
         return await self._once(user_id, "continueReply", command, store)
 
@@ -255,40 +253,44 @@ class ReplyService:
         """A user's message with a reply to it, at the end of a conversation that is held, or that begins with them."""
         untitled = conversation.title_source is TitleSource.FIRST_WORDS and conversation.title == UNTITLED
         title = title_from(message.text) if untitled else conversation.title
-        answer = self._answer(message, settings, None)
-        turn = Turn(self._ends_with(replace(conversation, title=title), answer), message, answer, begins)
-        await work.turns.add(turn, await self._reserved(work, conversation.user_id, message, answer))
+        answer = self._answer(conversation, message.id, settings, None)
+        turn = Turn(_ends_with(replace(conversation, title=title), answer), message, answer, begins)
+        reserved = await self._reserved(work, conversation, answer, message)
         work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, message.id)
         work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, answer.id)
+        await work.turns.add(turn, reserved)
         return Sent(conversation.id, message.id, answer.id, stored=turn)
 
     async def _add_reply(
         self,
         work: UnitOfWork,
         conversation: Conversation,
-        last: Message,
+        parent_id: str | None,
         settings: GenerationSettings,
         instruction: str | None,
         beginning: Message | None = None,
     ) -> Sent:
         """Another reply to a message. It is empty, or begins with what an earlier reply has."""
-        answer = self._answer(last, settings, instruction)
+        answer = self._answer(conversation, parent_id, settings, instruction)
         if beginning is not None:
             answer = replace(answer, token_count=beginning.token_count)
-        turn = Turn(self._ends_with(conversation, answer), None, answer)
-        await work.turns.add(turn, await self._reserved(work, conversation.user_id, last, answer))
+        turn = Turn(_ends_with(conversation, answer), None, answer)
+        reserved = await self._reserved(work, conversation, answer, None)
         work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, answer.id)
+        await work.turns.add(turn, reserved)
         if beginning is None:
             return Sent(conversation.id, None, answer.id, stored=turn)
         await work.log.begin(answer.id, beginning.parts)
         return Sent(conversation.id, None, answer.id)
 
-    def _answer(self, last: Message, settings: GenerationSettings, instruction: str | None) -> Message:
+    def _answer(
+        self, conversation: Conversation, parent_id: str | None, settings: GenerationSettings, instruction: str | None
+    ) -> Message:
         """An assistant message without content, with its QUEUED reply."""
         now, reply_id = self._clock.now(), self._ids.new("msg")
         reply = Reply(
             id=reply_id,
-            conversation_id=last.conversation_id,
+            conversation_id=conversation.id,
             status=ReplyStatus.QUEUED,
             settings=settings,
             instruction=instruction,
@@ -301,8 +303,8 @@ class ReplyService:
         )
         return Message(
             id=reply_id,
-            conversation_id=last.conversation_id,
-            parent_id=last.id,
+            conversation_id=conversation.id,
+            parent_id=parent_id,
             role=Role.ASSISTANT,
             created_at=now,
             parts=(),
@@ -312,16 +314,15 @@ class ReplyService:
             cursor=0,
         )
 
-    async def _reserved(self, work: UnitOfWork, user_id: str, last: Message, answer: Message) -> int:
-        """What the reply has to reserve, with the messages above it as they are now."""
-        tokens, reply = 0, answer.reply
+    async def _reserved(
+        self, work: UnitOfWork, conversation: Conversation, answer: Message, last: Message | None
+    ) -> int:
+        """What the reply has to reserve, with the messages above it as they are now; `last` is the one that is new."""
+        tokens, reply, user_id = 0, answer.reply, conversation.user_id
         if self._allowances.limits_tokens_of(user_id) and reply is not None:
+            last = last or await in_conversation(work, user_id, conversation, answer.parent_id or "", "replyId")
             tokens = await self._prompter.most(work, last, reply.settings, reply.instruction, answer.token_count)
         return await self._allowances.reserve(work, user_id, tokens)
-
-    def _ends_with(self, conversation: Conversation, answer: Message) -> Conversation:
-        now = answer.created_at
-        return replace(conversation, leaf_id=answer.id, updated_at=now, last_activity_at=now)
 
     async def _fitting(self, settings: GenerationSettings, text: str) -> int:
         """The message's tokens. Raises ContextTooLong when it cannot be sent even without any history."""
@@ -340,6 +341,11 @@ class ReplyService:
         if message_id not in found:
             raise NotFound("message", message_id, field)
         return found[message_id]
+
+
+def _ends_with(conversation: Conversation, answer: Message) -> Conversation:
+    now = answer.created_at
+    return replace(conversation, leaf_id=answer.id, updated_at=now, last_activity_at=now)
 
 
 def _broke_off(reply: Reply) -> bool:

@@ -196,7 +196,7 @@ WHOLE_LOG = 2**31 - 1
 
 class Turns(Protocol):
     async def add(self, turn: Turn, reserved_tokens: int = 0) -> None:
-        """The reply waits for the first of `unsettled_above`.
+        """The reply waits for the first of `unsettled_above`. Comes last: the unit's users are told of it by now.
 
         `reserved_tokens` count as used by the conversation's user until it ends.
         """

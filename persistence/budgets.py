@@ -8,13 +8,26 @@ for each other. Nothing here knows of limits.
 from datetime import UTC, date, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Date, ScalarSelect, case, cast, func, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Date,
+    DateTime,
+    ScalarSelect,
+    Select,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal,
+    select,
+    update,
+)
 
 from domain.account_storage import Use
 from domain.accounts import LOCAL_USER_ID
 from domain.replies import Lease, ReplyStatus, Usage
 from persistence.connection import Connection
-from persistence.tables import LIVE, replies, token_usage
+from persistence.tables import LIVE, Id, replies, token_usage
 
 
 class SqlBudgets:
@@ -23,16 +36,12 @@ class SqlBudgets:
         self._spent: dict[str, int] = {}
 
     async def use(self, user_id: str, without: str | None = None) -> Use:
-        today = self._today()
-        reserved = replies.c.reserved_tokens
-        query = select(
-            func.count().filter(~replies.c.stop_requested),
-            _total(reserved if without is None else case((replies.c.id != without, reserved), else_=0)),
-            _spent_since(user_id, today),
-            _spent_since(user_id, self._first_of_month(today)),
-            today,
-        ).where(replies.c.user_id == user_id, LIVE)
-        return Use(*(await self._connection.execute(query)).one())
+        given: dict[str, object] = {"of_user": user_id, "without": without or ""}
+        if self._connection.is_sqlite:
+            today = datetime.now(UTC).date()
+            given |= {"today": today, "first": today.replace(day=1)}
+        query = _USE_BY_OUR_CLOCK if self._connection.is_sqlite else _USE
+        return Use(*(await self._connection.execute(query, given)).one())
 
     async def reserve(self, lease: Lease, tokens: int) -> bool:
         attempt = (replies.c.id == lease.reply_id, replies.c.attempt == lease.attempt)
@@ -57,20 +66,31 @@ class SqlBudgets:
         await self._connection.execute(upsert, rows)
 
     def _today(self) -> ColumnElement[date]:
-        if self._connection.is_sqlite:
-            return literal(datetime.now(UTC).date(), Date())
-        return cast(func.timezone("UTC", self._connection.now()), Date)
-
-    def _first_of_month(self, today: ColumnElement[date]) -> ColumnElement[date]:
-        if self._connection.is_sqlite:
-            return literal(datetime.now(UTC).date().replace(day=1), Date())
-        return cast(func.date_trunc("month", today), Date)
+        return literal(datetime.now(UTC).date(), Date()) if self._connection.is_sqlite else _TODAY
 
 
 def _total(column: ColumnElement[int]) -> ColumnElement[int]:
     return func.coalesce(func.sum(column), 0)
 
 
-def _spent_since(user_id: str, day: ColumnElement[date]) -> ScalarSelect[Any]:
+def _spent_since(day: ColumnElement[date]) -> ScalarSelect[Any]:
     spent = select(_total(token_usage.c.tokens))
-    return spent.where(token_usage.c.user_id == user_id, token_usage.c.day >= day).scalar_subquery()
+    theirs = token_usage.c.user_id == bindparam("of_user", type_=Id)
+    return spent.where(theirs, token_usage.c.day >= day).scalar_subquery()
+
+
+def _use(today: ColumnElement[date], first_of_month: ColumnElement[date]) -> Select[*tuple[Any, ...]]:
+    """Of the user `of_user`, without the reservation of the reply `without`."""
+    others = case((replies.c.id != bindparam("without", type_=Id), replies.c.reserved_tokens), else_=0)
+    return select(
+        func.count().filter(~replies.c.stop_requested),
+        _total(others),
+        _spent_since(today),
+        _spent_since(first_of_month),
+        today,
+    ).where(replies.c.user_id == bindparam("of_user", type_=Id), LIVE)
+
+
+_TODAY = cast(func.timezone("UTC", func.clock_timestamp(type_=DateTime(timezone=True))), Date)
+_USE = _use(_TODAY, cast(func.date_trunc("month", _TODAY), Date))
+_USE_BY_OUR_CLOCK = _use(bindparam("today", type_=Date()), bindparam("first", type_=Date()))

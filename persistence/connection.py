@@ -14,7 +14,19 @@ from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 import sqlalchemy
-from sqlalchemy import ARRAY, ColumnElement, CursorResult, DateTime, Executable, Row, Table, any_, func, literal
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    CursorResult,
+    DateTime,
+    Dialect,
+    Executable,
+    Row,
+    Table,
+    any_,
+    func,
+    literal,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -42,15 +54,42 @@ def _is_about_the_data(error: BaseException) -> bool:
     return isinstance(original, REFUSALS) or str(getattr(original, "sqlstate", None))[:2] in DATA_CLASSES
 
 
+class Ready:
+    """A statement that is compiled for a dialect once and for all.
+
+    SQLAlchemy keeps compiled statements too, but to find one and to place its parameters costs it more than to send it.
+    """
+
+    def __init__(self, statement: Executable, dialect: Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)  # type: ignore[attr-defined]
+        self.sql = str(compiled)
+        binds = [compiled.binds[name] for name in compiled.positiontup]
+        processors = [bind.type.dialect_impl(dialect).bind_processor(dialect) or _as_it_is for bind in binds]
+        constants = [bind.value for bind in binds]
+        self._places = list(zip(compiled.positiontup, constants, processors, strict=True))
+
+    def arguments(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(process(values.get(name, constant)) for name, constant, process in self._places)
+
+
+def _as_it_is(value: T) -> T:
+    return value
+
+
 class Connection:
     def __init__(self, connection: AsyncConnection) -> None:
-        self.is_sqlite = connection.dialect.name == "sqlite"
+        self.dialect = connection.dialect
+        self.is_sqlite = self.dialect.name == "sqlite"
         self._connection = connection
         self._call: asyncio.Future[Any] | None = None
 
     async def execute(self, statement: Executable, parameters: Parameters | None = None) -> AnyResult:
         """With a sequence of parameters the statement is executed once for each, in order."""
         return await self._whole(self._connection.execute(statement, parameters))
+
+    async def send(self, ready: "Ready", values: Mapping[str, Any]) -> None:
+        """Execute a ready statement that gives no rows."""
+        await self._whole(self._connection.exec_driver_sql(ready.sql, ready.arguments(values)))
 
     async def run(self, work: Callable[[sqlalchemy.Connection], T]) -> T:
         """Run code that is written for a blocking connection."""

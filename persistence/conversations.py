@@ -5,11 +5,11 @@ the order of their ids: so no two transactions ever wait for each other.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
+from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, delete, func, insert, select, update
 
 from domain.conversations import Conversation, GenerationSettings, ModelParams, Page, PageRequest, TitleSource
 from domain.errors import InvalidInput
@@ -23,9 +23,12 @@ PURGED_AT_ONCE = 200
 """So that a sweep of many conversations does not hold up everybody else's writes."""
 
 
+_PARAMS = tuple(field.name for field in fields(ModelParams))
+
+
 def settings_to_json(settings: GenerationSettings) -> dict[str, Any]:
     """Only what is set, so that a level that says nothing stays silent."""
-    params = {name: value for name, value in asdict(settings.params).items() if value is not None}
+    params = {name: value for name in _PARAMS if (value := getattr(settings.params, name)) is not None}
     given = {
         "model": settings.model,
         "system_prompt": settings.system_prompt,
@@ -88,10 +91,8 @@ class SqlConversations:
         )
 
     async def get(self, user_id: str, conversation_id: str, *, lock: bool = False) -> Conversation | None:
-        query = _visible(user_id).where(conversations.c.id == conversation_id)
-        if lock:
-            query = query.with_for_update(key_share=True)
-        row = (await self._connection.execute(query)).one_or_none()
+        which = {"user_id": user_id, "conversation_id": conversation_id}
+        row = (await self._connection.execute(_HELD if lock else _ONE, which)).one_or_none()
         return None if row is None else conversation_from(row)
 
     async def get_many(self, user_id: str, conversation_ids: Sequence[str]) -> dict[str, Conversation]:
@@ -147,8 +148,12 @@ def _changing(conversation: Conversation) -> dict[str, Any]:
     }
 
 
-def _visible(user_id: str) -> Select[*tuple[Any, ...]]:
+def _visible(user_id: str | BindParameter[str]) -> Select[*tuple[Any, ...]]:
     return select(conversations).where(conversations.c.user_id == user_id, conversations.c.deleted_at.is_(None))
+
+
+_ONE = _visible(bindparam("user_id")).where(conversations.c.id == bindparam("conversation_id"))
+_HELD = _ONE.with_for_update(key_share=True)
 
 
 def _position(cursor: str) -> tuple[datetime, str]:

@@ -63,17 +63,26 @@ class SqlFeed:
         """Number and store what was remembered. Nothing may follow in the transaction but its commit."""
         if not self._remembered and not self._skipping:
             return
+        if self._connection.is_sqlite:
+            await self._write_in_two_steps(*self._taken())
+        else:
+            await self._connection.execute(TELLING, await self.told())
+
+    async def told(self) -> dict[str, list[Any]]:
+        """What was remembered, as the parameters of TELLING: whoever takes it executes that, last of all."""
+        rows, totals = self._taken()
+        if len(totals) > 1:
+            await self._hold(list(totals))
+        arrays: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in STORED}
+        return arrays | {"owner": list(totals), "total": list(totals.values())}
+
+    def _taken(self) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """The rows, and how many numbers each user needs."""
         totals = dict.fromkeys(self._skipping, 1)
         rows = [_row(event, totals) for event in self._remembered]
         self._remembered.clear()
         self._skipping.clear()
-        if self._connection.is_sqlite:
-            await self._write_in_two_steps(rows, totals)
-        else:
-            if len(totals) > 1:
-                await self._hold(list(totals))
-            arrays = {name: [row[name] for row in rows] for name in STORED}
-            await self._connection.execute(_WRITE, {"owner": list(totals), "total": list(totals.values())} | arrays)
+        return rows, totals
 
     async def newest(self, user_id: str) -> int:
         query = select(users.c.event_seq).where(users.c.id == user_id)
@@ -137,7 +146,7 @@ def _unnested(name: str, **types: TypeEngine[Any]) -> TableValuedAlias:
     return func.unnest(*arrays).table_valued(*columns).render_derived(name=name)
 
 
-def _write() -> postgresql.Insert:
+def _telling() -> postgresql.Insert:
     """Raise the counters of any number of users, and store any number of events with the numbers that these give."""
     given = _unnested("given", owner=Id(), total=BigInteger())
     happened = _unnested(
@@ -169,4 +178,5 @@ def _write() -> postgresql.Insert:
     return postgresql.insert(conversation_events).from_select(columns, rows)
 
 
-_WRITE = _write()
+TELLING = _telling()
+"""Numbers and stores what is `told`, on PostgreSQL."""

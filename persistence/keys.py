@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, delete, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from domain.ports import Clock
 from domain.storage import KnownKey
@@ -18,11 +19,8 @@ class SqlIdempotencyKeys:
 
     async def reserve(self, user_id: str, operation: str, key: str, fingerprint: str) -> KnownKey | None:
         """The insert waits for whoever holds the key; whether that one committed decides which of the two it was."""
-        taken = await self._connection.execute(
-            self._connection.insert(idempotency_keys)
-            .values(user_id=user_id, operation=operation, key=key, fingerprint=fingerprint, used_at=self._clock.now())
-            .on_conflict_do_nothing()
-        )
+        new = {"user_id": user_id, "operation": operation, "key": key, "fingerprint": fingerprint}
+        taken = await self._connection.execute(_TAKE[self._connection.is_sqlite], new | {"used_at": self._clock.now()})
         if taken.rowcount == 1:
             return None
         query = select(idempotency_keys).where(_is(user_id, operation, key))
@@ -32,9 +30,8 @@ class SqlIdempotencyKeys:
         return KnownKey(row.fingerprint, row.result)
 
     async def keep(self, user_id: str, operation: str, key: str, result: Mapping[str, str | None]) -> None:
-        await self._connection.execute(
-            update(idempotency_keys).where(_is(user_id, operation, key)).values(result=dict(result))
-        )
+        which = {"of_user": user_id, "of_operation": operation, "of_key": key}
+        await self._connection.execute(_KEEP, which | {"kept": dict(result)})
 
     async def sweep(self, used_before: datetime) -> int:
         gone = await self._connection.execute(delete(idempotency_keys).where(idempotency_keys.c.used_at < used_before))
@@ -44,3 +41,20 @@ class SqlIdempotencyKeys:
 def _is(user_id: str, operation: str, key: str) -> ColumnElement[bool]:
     columns = idempotency_keys.c
     return and_(columns.user_id == user_id, columns.operation == operation, columns.key == key)
+
+
+_TAKE = {
+    is_sqlite: insert(idempotency_keys)
+    .values({name: bindparam(name) for name in ("user_id", "operation", "key", "fingerprint", "used_at")})
+    .on_conflict_do_nothing()
+    for is_sqlite, insert in ((True, sqlite.insert), (False, postgresql.insert))
+}
+_KEEP = (
+    update(idempotency_keys)
+    .where(
+        idempotency_keys.c.user_id == bindparam("of_user"),
+        idempotency_keys.c.operation == bindparam("of_operation"),
+        idempotency_keys.c.key == bindparam("of_key"),
+    )
+    .values(result=bindparam("kept"))
+)

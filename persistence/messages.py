@@ -25,6 +25,9 @@ _ADD = adding()
 _IS_ON_PATH = is_on_path()
 
 
+_WEIGHT = select(func.max(newest_with().c.total))
+
+
 class SqlMessages:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -61,8 +64,11 @@ class SqlMessages:
         return await self._load(_with_reply().join(walk, walk.c.id == messages.c.id).order_by(walk.c.n.desc()))
 
     async def weight(self, parent_id: str | None, tokens: int, token_budget: int, overhead: int) -> int:
-        walk = newest_with(parent_id, tokens, token_budget, overhead)
-        return int((await self._connection.execute(select(func.coalesce(func.max(walk.c.total), 0)))).scalar_one())
+        cost = tokens + overhead if tokens else 0
+        if parent_id is None:
+            return cost
+        given = {"parent_id": parent_id, "own_cost": cost, "token_budget": token_budget, "overhead": overhead}
+        return int((await self._connection.execute(_WEIGHT, given)).scalar_one())
 
     async def children(self, keys: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], list[str]]:
         found: dict[tuple[str, str | None], list[str]] = {key: [] for key in keys}

@@ -28,6 +28,7 @@ from sqlalchemy import (
 
 from persistence.tables import Id, messages
 
+Tokens = int | ColumnElement[int]
 NEXT = (messages.c.id, messages.c.parent_id)
 LEAP = (*NEXT, messages.c.jump_id, messages.c.jump_steps)
 LEAF = (
@@ -143,23 +144,21 @@ def newest_above(message_id: str, token_budget: int, overhead: int) -> CTE:
     return _upwards(start, token_budget, overhead)
 
 
-def newest_with(parent_id: str | None, tokens: int, token_budget: int, overhead: int) -> CTE:
-    """`newest_above` as it would be under a message of so many tokens that is not stored yet."""
-    cost = literal(tokens + overhead if tokens else 0, BigInteger)
-    start = select(
-        literal(None, Id).label("id"),
-        literal(parent_id, Id).label("parent_id"),
-        literal(1).label("n"),
-        cost.label("total"),
-    )
-    return _upwards(start, token_budget, overhead)
+def newest_with() -> CTE:
+    """`newest_above` as it would be under a message that is not stored yet.
+
+    The parameters: its `parent_id`, what it costs itself (`own_cost`), `token_budget` and `overhead`.
+    """
+    unstored = literal(None, Id).label("id"), bindparam("parent_id", type_=Id).label("parent_id")
+    start = select(*unstored, literal(1).label("n"), bindparam("own_cost", type_=BigInteger).label("total"))
+    return _upwards(start, bindparam("token_budget", type_=BigInteger), bindparam("overhead", type_=Integer))
 
 
-def _cost(overhead: int) -> ColumnElement[int]:
+def _cost(overhead: Tokens) -> ColumnElement[int]:
     return cast(case((messages.c.token_count > 0, messages.c.token_count + overhead), else_=0), BigInteger)
 
 
-def _upwards(start: Select[*tuple[Any, ...]], token_budget: int, overhead: int) -> CTE:
+def _upwards(start: Select[*tuple[Any, ...]], token_budget: Tokens, overhead: Tokens) -> CTE:
     cost = _cost(overhead)
     walk = start.cte("walk", recursive=True)
     step = select(*NEXT, walk.c.n + 1, walk.c.total + cost).join(walk, messages.c.id == walk.c.parent_id)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, select, update
+from sqlalchemy import ColumnElement, DateTime, Select, bindparam, delete, func, select, update
 
 from persistence.connection import Connection
 from persistence.tables import rates
@@ -51,7 +51,7 @@ class SqlRates:
         return wait
 
     async def count(self, key: str, window: timedelta) -> tuple[int, datetime | None]:
-        counter = await self._read(self._of(key))
+        counter = await self._read(key)
         counted = [] if counter is None else within(counter, window.total_seconds())
         return len(counted), _instant(counted[0]) + window if counted else None
 
@@ -59,7 +59,7 @@ class SqlRates:
         await self._held(key)
 
     async def forgive(self, key: str) -> None:
-        counter = await self._read(self._of(key).with_for_update())
+        counter = await self._read(key, held=True)
         if counter is not None:
             await self._store(key, list(counter.hits[:-1]))
 
@@ -73,21 +73,36 @@ class SqlRates:
 
     async def _held(self, key: str) -> Counter:
         """The insert waits for whoever makes the same counter; a sweep may remove it before it is held."""
-        query = self._of(key).with_for_update()
-        while (counter := await self._read(query)) is None:
+        while (counter := await self._read(key, held=True)) is None:
             new = self._connection.insert(rates).values(key=key, hits=[], expires_at=self._connection.now())
             await self._connection.execute(new.on_conflict_do_nothing())
         return counter
 
-    def _of(self, key: str) -> Select[*tuple[Any, ...]]:
-        return select(rates.c.hits, self._connection.now().label("now")).where(_is(key))
+    async def _read(self, key: str, *, held: bool = False) -> Counter | None:
+        sqlite = self._connection.is_sqlite
+        row = (await self._connection.execute(_READ[sqlite, held], {"of_key": key})).one_or_none()
+        if row is None:
+            return None
+        now = datetime.now(UTC) if sqlite else row.now
+        return Counter(row.hits, max([now.timestamp(), *row.hits[-1:]]))
 
-    async def _read(self, query: Select[*tuple[Any, ...]]) -> Counter | None:
-        row = (await self._connection.execute(query)).one_or_none()
-        return None if row is None else Counter(row.hits, max([row.now.timestamp(), *row.hits[-1:]]))
+    async def _store(self, key: str, hits: list[float], expires_at: datetime | None = None) -> None:
+        stored = {"of_key": key, "counted": hits}
+        if expires_at is None:
+            await self._connection.execute(_STORE, stored)
+        else:
+            await self._connection.execute(_STORE_UNTIL, stored | {"until": expires_at})
 
-    async def _store(self, key: str, hits: list[float], **more: datetime) -> None:
-        await self._connection.execute(update(rates).where(_is(key)).values(hits=hits, **more))
+
+def _read(*, sqlite: bool, held: bool) -> Select[*tuple[Any, ...]]:
+    now = [] if sqlite else [func.clock_timestamp(type_=DateTime(timezone=True)).label("now")]
+    query = select(rates.c.hits, *now).where(rates.c.key == bindparam("of_key"))
+    return query.with_for_update() if held else query
+
+
+_READ = {(sqlite, held): _read(sqlite=sqlite, held=held) for sqlite in (True, False) for held in (True, False)}
+_STORE = update(rates).where(rates.c.key == bindparam("of_key")).values(hits=bindparam("counted"))
+_STORE_UNTIL = _STORE.values(expires_at=bindparam("until"))
 
 
 def _is(key: str) -> ColumnElement[bool]:

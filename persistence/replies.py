@@ -16,13 +16,13 @@ from persistence.endings import stop_in_queue
 from persistence.events import append_events, event_to_row, last_numbers
 from persistence.feed import SqlFeed
 from persistence.tables import (
-    UNSETTLED,
     Instant,
     conversations,
     messages,
     replies,
     reply_attempts,
     reply_events,
+    unsettled,
     workers,
 )
 
@@ -113,7 +113,7 @@ class SqlReplies:
 
     async def unsettled(self, *conversation_ids: str) -> list[str]:
         theirs = self._connection.among(replies.c.conversation_id, conversation_ids)
-        query = select(replies.c.id).where(theirs, replies.c.status.in_(UNSETTLED))
+        query = select(replies.c.id).where(theirs, unsettled(replies.c.status))
         return list((await self._connection.execute(query.order_by(replies.c.id))).scalars())
 
     async def queued(self) -> int:
@@ -128,7 +128,7 @@ class SqlReplies:
 
     async def unsettled_of(self, user_id: str) -> list[str]:
         await hold(self._connection, conversations.c.user_id == user_id)
-        open_ones = with_user().where(conversations.c.user_id == user_id, replies.c.status.in_(UNSETTLED))
+        open_ones = with_user().where(conversations.c.user_id == user_id, unsettled(replies.c.status))
         query = open_ones.with_only_columns(replies.c.id, maintain_column_froms=True)
         return list((await self._connection.execute(query.order_by(replies.c.id))).scalars())
 
@@ -202,7 +202,7 @@ def with_user() -> Select[*tuple[Any, ...]]:
 
 def _claimable() -> Select[*tuple[Any, ...]]:
     ahead = replies.alias("ahead")
-    blocked = select(literal(1)).where(ahead.c.id == replies.c.behind_id, ahead.c.status.in_(UNSETTLED)).exists()
+    blocked = select(literal(1)).where(ahead.c.id == replies.c.behind_id, unsettled(ahead.c.status)).exists()
     return (
         with_user()
         .where(replies.c.status == ReplyStatus.QUEUED.value, or_(replies.c.behind_id.is_(None), ~blocked))
@@ -217,7 +217,7 @@ def unsettled_above(message_id: BindParameter[str]) -> Select[*tuple[Any, ...]]:
     walked in a conversation where all are: it may have begun with a long history that has no replies.
     """
     busy = replies.alias("busy")
-    open_here = busy.c.conversation_id == messages.c.conversation_id, busy.c.status.in_(UNSETTLED)
+    open_here = busy.c.conversation_id == messages.c.conversation_id, unsettled(busy.c.status)
     at = messages.outerjoin(replies, replies.c.id == messages.c.id)
     here = select(messages.c.parent_id, replies.c.id.label("reply_id"))
     start = here.select_from(at).where(messages.c.id == message_id)
@@ -229,7 +229,7 @@ def unsettled_above(message_id: BindParameter[str]) -> Select[*tuple[Any, ...]]:
     chain = nearest.cte("chain", recursive=True)
     ahead = made.add_columns(chain.c.steps + 1).join(chain, replies.c.id == chain.c.behind_id)
     chain = chain.union_all(ahead)
-    return select(chain.c.id).where(chain.c.status.in_(UNSETTLED)).order_by(chain.c.steps)
+    return select(chain.c.id).where(unsettled(chain.c.status)).order_by(chain.c.steps)
 
 
 _UNSETTLED_ABOVE = unsettled_above(bindparam("message_id"))

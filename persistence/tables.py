@@ -37,6 +37,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Date,
     DateTime,
     Dialect,
@@ -48,6 +49,7 @@ from sqlalchemy import (
     Table,
     Text,
     literal_column,
+    or_,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -104,6 +106,12 @@ LIVE = text("status IN ('QUEUED', 'STREAMING')")
 """Of replies: they count towards their user's limits."""
 UNSETTLED = tuple(status.value for status in ReplyStatus if not status.settled)
 """The states of replies that have not ended: those that are live, and those that await approval."""
+
+
+def unsettled(status: ColumnElement[str]) -> ColumnElement[bool]:
+    """`status IN UNSETTLED`, written out: what is a list of parameters is put together anew at every execution."""
+    return or_(*(status == literal_column(f"'{state}'") for state in UNSETTLED))
+
 
 users = Table(
     "users",

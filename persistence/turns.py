@@ -1,56 +1,66 @@
 """Turns: a message and its answer, their reply and what they change of the conversation, stored together.
 
-On PostgreSQL that is one statement, on SQLite one for each row. The statements are made once: to make one takes longer
-than to send it. Locks: see `persistence/conversations.py`.
+On PostgreSQL that is one statement, which also tells the user of it, on SQLite one for each row. Locks: see
+`persistence/conversations.py`.
 """
 
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import BindParameter, Insert, Table, Update, bindparam, false, insert, update
+from sqlalchemy import BindParameter, Dialect, Insert, Table, Update, bindparam, false, insert, update
 
 from domain.conversations import Conversation, Message
 from domain.replies import Reply
 from domain.storage import Turn
-from persistence.connection import Connection
+from persistence.connection import Connection, Ready
 from persistence.conversations import settings_to_json
 from persistence.events import parts_to_json
+from persistence.feed import TELLING, SqlFeed
 from persistence.paths import Jump, jump_under, jump_under_new
 from persistence.replies import unsettled_above
 from persistence.tables import Id, conversations, messages, replies
 
 ABOVE = "above_id"
+SHAPES = 16
+"""Of turns, for each dialect that a process talks to."""
 
 
 class SqlTurns:
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, feed: SqlFeed) -> None:
         self._connection = connection
+        self._feed = feed
 
     async def add(self, turn: Turn, reserved_tokens: int = 0) -> None:
+        begins, said = turn.begins, turn.message is not None
         rows = _rows(turn, reserved_tokens)
         if self._connection.is_sqlite:
-            for statement in _statements(begins=turn.begins, said=turn.message is not None):
-                await self._connection.execute(statement, rows)
+            for ready in _one_by_one(self._connection.dialect, begins=begins, said=said):
+                await self._connection.send(ready, rows)
         else:
-            await self._connection.execute(_together(begins=turn.begins, said=turn.message is not None), rows)
+            told = await self._feed.told()
+            await self._connection.send(_together(self._connection.dialect, begins=begins, said=said), rows | told)
 
 
-@cache
+@lru_cache(maxsize=SHAPES)
+def _one_by_one(dialect: Dialect, *, begins: bool, said: bool) -> list[Ready]:
+    return [Ready(statement, dialect) for statement in _statements(begins=begins, said=said)]
+
+
+@lru_cache(maxsize=SHAPES)
+def _together(dialect: Dialect, *, begins: bool, said: bool) -> Ready:
+    """All as one, and what is told of it: PostgreSQL looks at foreign keys at the end of a statement."""
+    *others, last = [*_statements(begins=begins, said=said), TELLING]
+    return Ready(last.add_cte(*(other.cte(f"row_{number}") for number, other in enumerate(others))), dialect)
+
+
 def _statements(*, begins: bool, said: bool) -> list[Insert | Update]:
     """In the order in which rows need each other."""
     beginning = _BEGINNING if begins else _CHANGE
     if not said:
         return [beginning, _adding_message("answer", jump_under(_parent_of("answer"))), _REPLY]
-    its = jump_under(_parent_of("message"))
+    its = jump_under(_parent_of("said"))
     answer = _adding_message("answer", jump_under_new(_parent_of("answer"), its))
-    return [beginning, _adding_message("message", its), answer, _REPLY]
-
-
-@cache
-def _together(*, begins: bool, said: bool) -> Insert | Update:
-    """All of them as one: PostgreSQL looks at foreign keys at the end of a statement."""
-    *others, last = _statements(begins=begins, said=said)
-    return last.add_cte(*(other.cte(f"row_{number}") for number, other in enumerate(others)))
+    return [beginning, _adding_message("said", its), answer, _REPLY]
 
 
 def _adding(table: Table, prefix: str, columns: tuple[str, ...], **more: Any) -> Insert:  # noqa: ANN401  any expression
@@ -76,11 +86,11 @@ _QUEUED = (
     *("id", "conversation_id", "status", "settings", "instruction", "attempt", "rescues", "requests"),
     *("stop_requested", "queued_at", "user_id", "reserved_tokens"),
 )
-_BEGINNING = _adding(conversations, "conversation", _CONVERSATION)
+_BEGINNING = _adding(conversations, "talk", _CONVERSATION)
 _CHANGE = (
     update(conversations)
-    .where(conversations.c.id == bindparam("conversation_id", type_=Id))
-    .values({name: bindparam(f"conversation_{name}", type_=conversations.c[name].type) for name in _CHANGING})
+    .where(conversations.c.id == bindparam("talk_id", type_=Id))
+    .values({name: bindparam(f"talk_{name}", type_=conversations.c[name].type) for name in _CHANGING})
 )
 _REPLY = _adding(
     replies,
@@ -96,17 +106,17 @@ def _rows(turn: Turn, reserved_tokens: int) -> dict[str, Any]:
     reply = turn.answer.reply
     assert reply is not None
     first = turn.message or turn.answer
-    said = {} if turn.message is None else _message("message", turn.message)
+    said = {} if turn.message is None else _message("said", turn.message)
     own = {"reply_user_id": turn.conversation.user_id, "reply_reserved_tokens": reserved_tokens}
     above = {ABOVE: first.parent_id}
     return _conversation(turn.conversation) | said | _message("answer", turn.answer) | _reply(reply) | own | above
 
 
 def _conversation(conversation: Conversation) -> dict[str, Any]:
-    row = {f"conversation_{name}": getattr(conversation, name) for name in _CONVERSATION}
-    row["conversation_title_source"] = conversation.title_source.value
-    row["conversation_settings"] = settings_to_json(conversation.settings)
-    row["conversation_metadata"] = dict(conversation.metadata)
+    row = {f"talk_{name}": getattr(conversation, name) for name in _CONVERSATION}
+    row["talk_title_source"] = conversation.title_source.value
+    row["talk_settings"] = settings_to_json(conversation.settings)
+    row["talk_metadata"] = dict(conversation.metadata)
     return row
 
 

@@ -39,7 +39,7 @@ class SqlUnitOfWork:
         self.conversations = SqlConversations(connection, self.feed)
         self.messages = SqlMessages(connection)
         self.replies = SqlReplies(connection, clock, self.feed)
-        self.turns = SqlTurns(connection)
+        self.turns = SqlTurns(connection, self.feed)
         self.tool_calls = SqlToolCalls(connection, self.feed)
         self.tasks = SqlTasks(connection)
         self.log = SqlLog(connection, clock, self.feed, self.budgets)

@@ -76,6 +76,7 @@ def create_app(settings: Settings | None = None, limits: Limits | None = None, *
         exception_handlers={Exception: http.crashed},
         middleware=[*_middleware(chosen), Middleware(DirectSockets, path=PATH, serve=router.serve_socket)],
     )
+    app.add_route(PATH, router.answer_post, methods=["POST"])
     app.include_router(http.router)
     if chosen.graphiql:
         app.mount("/graphiql", http.GraphiQLFiles())
