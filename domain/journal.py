@@ -86,7 +86,11 @@ class Tail:
             self._room.clear()
 
     async def room(self) -> None:
-        """Wait while more than PAUSE_CHARACTERS wait to be committed."""
+        """Wait until more may be appended: for the next tick, as all that comes until then is committed together.
+
+        While more than PAUSE_CHARACTERS wait to be committed it takes longer.
+        """
+        await self._journal.turn()
         await self._room.wait()
 
     async def flushed(self) -> None:
@@ -191,6 +195,7 @@ class Journal:
         self._waiting: dict[Tail, None] = {}
         self._urgent: dict[Tail, None] = {}
         self._anything = asyncio.Event()
+        self._turns: list[asyncio.Future[None]] = []
         self._hurry = asyncio.Event()
         self._due = 0.0
         self._tick = TICK_SECONDS
@@ -221,22 +226,41 @@ class Journal:
             self._urgent[tail] = None
             self._hurry.set()
 
+    async def turn(self) -> None:
+        """Wait for the next tick, just before what has been gathered for it is committed."""
+        turn = asyncio.get_running_loop().create_future()
+        self._turns.append(turn)
+        self._anything.set()
+        await turn
+
     async def run(self) -> None:
         """Flush until cancelled."""
         while True:
             await self._anything.wait()
             await self._until_due()
             urgent_only = bool(self._urgent) and self.clock() < self._due
+            if not urgent_only:
+                await self._let_in()
             chosen = self._urgent if urgent_only else self._waiting
             batch = list(chosen)
             for tail in batch:
                 self._waiting.pop(tail, None)
             self._urgent, self._hurry = {}, asyncio.Event()
-            if not self._waiting:
+            if not self._waiting and not self._turns:
                 self._anything.clear()
-            await self._flush(batch)
+            if batch:
+                await self._flush(batch)
             if not urgent_only:
                 self._due = self.clock() + self._tick
+
+    async def _let_in(self) -> None:
+        """Let the generators that wait for their turn append what has arrived for them meanwhile."""
+        turns, self._turns = self._turns, []
+        for turn in turns:
+            if not turn.done():
+                turn.set_result(None)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
     async def _until_due(self) -> None:
         """Wait for the tick, or for a first piece, which must not wait for it."""

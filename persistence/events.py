@@ -3,11 +3,13 @@
 Which events a reply may still get is decided elsewhere.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, bindparam, func, select
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import ARRAY, Column, String, Text, bindparam, func, select, true
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.types import TypeEngine
 
 from domain.conversations import MessagePart, PartKind
 from domain.events import (
@@ -23,34 +25,34 @@ from domain.events import (
 )
 from domain.replies import ReplyStatus
 from persistence.connection import AnyRow, Connection
-from persistence.tables import reply_events
+from persistence.tables import Id, reply_events
 from persistence.tool_calls_json import call_from_json, call_to_json
 
-EventRow = dict[str, Any]
+EventRow = tuple[str, int, int, str, int | None, str | None, Any]
+"""In the order of the table's columns."""
 
 
 def event_to_row(reply_id: str, logged: LoggedEvent) -> EventRow:
-    row: EventRow = {"reply_id": reply_id, "seq": logged.seq, "attempt": logged.attempt}
-    return row | {"part": None, "text": None, "data": None} | _columns_of(logged.event)
+    return (reply_id, logged.seq, logged.attempt, *_columns_of(logged.event))
 
 
-def _columns_of(event: ReplyEvent) -> EventRow:  # noqa: PLR0911  one for each kind
+def _columns_of(event: ReplyEvent) -> tuple[str, int | None, str | None, Any]:  # noqa: PLR0911  one for each kind
+    """Kind, part, text and data."""
     match event:
         case TextDelta(index, text):
-            return {"kind": "text", "part": index, "text": text}
+            return "text", index, text, None
         case ArgumentsDelta(index, text):
-            return {"kind": "arguments", "part": index, "text": text}
+            return "arguments", index, text, None
         case PartAdded(index, kind, call):
-            data = None if call is None else call_to_json(call)
-            return {"kind": "part", "part": index, "text": kind.value, "data": data}
+            return "part", index, kind.value, None if call is None else call_to_json(call)
         case ToolCallChanged(index, call):
-            return {"kind": "call", "part": index, "data": call_to_json(call)}
+            return "call", index, None, call_to_json(call)
         case StatusChanged(status):
-            return {"kind": "status", "text": status.value}
+            return "status", None, status.value, None
         case Retrying(attempt, delay_ms):
-            return {"kind": "retry", "data": {"attempt": attempt, "delay_ms": delay_ms}}
+            return "retry", None, None, {"attempt": attempt, "delay_ms": delay_ms}
         case Finished(status):
-            return {"kind": "finished", "text": status.value}
+            return "finished", None, status.value, None
 
 
 def event_from(row: AnyRow) -> LoggedEvent:
@@ -112,17 +114,24 @@ async def append_events(connection: Connection, rows: Sequence[EventRow]) -> Non
     if not rows:
         return
     if connection.is_sqlite:
-        await connection.execute(connection.insert(reply_events).on_conflict_do_nothing(), rows)
+        plain = [(*row[:-1], None if row[-1] is None else json.dumps(row[-1], ensure_ascii=False)) for row in rows]
+        await connection.execute(_APPEND_JSON, {"rows": json.dumps(plain, ensure_ascii=False)})
     else:
         await connection.execute(_APPEND_ARRAYS, arrays_of(rows))
 
 
-EVENT_ARRAYS = [bindparam(column.name, type_=ARRAY(column.type)) for column in reply_events.c]
+def _plain(column: Column[Any]) -> TypeEngine[Any]:
+    """What is bound as it is: ids that we have made need no look at each character."""
+    return String() if isinstance(column.type, Id) else column.type
+
+
+EVENT_ARRAYS = [bindparam(column.name, type_=ARRAY(_plain(column))) for column in reply_events.c]
 """Each column of many events as one array, for PostgreSQL's unnest."""
+_NAMES = [column.name for column in reply_events.c]
 
 
-def arrays_of(rows: Sequence[EventRow]) -> dict[str, list[Any]]:
-    return {column.name: [row[column.name] for row in rows] for column in reply_events.c}
+def arrays_of(rows: Sequence[EventRow]) -> dict[str, Sequence[Any]]:
+    return dict(zip(_NAMES, zip(*rows, strict=True) if rows else [()] * len(_NAMES), strict=True))
 
 
 def _append_arrays() -> postgresql.Insert:
@@ -132,4 +141,13 @@ def _append_arrays() -> postgresql.Insert:
     return insert.on_conflict_do_nothing()
 
 
+def _append_json() -> sqlite.Insert:
+    """One statement and one step of it for any number of rows: between two steps SQLite's thread waits its turn."""
+    rows = func.json_each(bindparam("rows", type_=Text)).table_valued("value")
+    columns = [func.json_extract(rows.c.value, f"$[{place}]") for place in range(len(_NAMES))]
+    insert = sqlite.insert(reply_events).from_select(list(reply_events.c), select(*columns).where(true()))
+    return insert.on_conflict_do_nothing()
+
+
 _APPEND_ARRAYS = _append_arrays()
+_APPEND_JSON = _append_json()

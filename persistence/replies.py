@@ -13,7 +13,7 @@ from domain.replies import MOVES, FinishReason, Held, Lease, Progress, Reply, Re
 from persistence.connection import AnyRow, Connection
 from persistence.conversations import hold, settings_from_json, settings_to_json
 from persistence.endings import stop_in_queue
-from persistence.events import append_events, event_to_row, last_numbers
+from persistence.events import EventRow, append_events, event_to_row, last_numbers
 from persistence.feed import SqlFeed
 from persistence.tables import (
     Instant,
@@ -188,7 +188,7 @@ class SqlReplies:
         return [Held(*row) for row in (await self._connection.execute(query)).all()]
 
 
-def _begun(lease: Lease) -> dict[str, Any]:
+def _begun(lease: Lease) -> EventRow:
     change = StatusChanged(ReplyStatus.STREAMING)
     return event_to_row(lease.reply_id, LoggedEvent(lease.next_seq - 1, lease.attempt, change))
 

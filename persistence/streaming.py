@@ -5,11 +5,26 @@ takeover removes that heartbeat first, so it waits for a flush under way, and a 
 here knows who reads.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, JSON, Integer, and_, bindparam, column, delete, func, lateral, select, true, update
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    Integer,
+    Select,
+    and_,
+    bindparam,
+    column,
+    delete,
+    func,
+    lateral,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects import postgresql
 
 from domain.conversations import Change, MessagePart
@@ -96,12 +111,12 @@ class SqlLog:
         """Append what the owner may; the leases that it has, and whether somebody wants each stopped."""
         rows = [event_to_row(entry.lease.reply_id, logged) for entry in entries for logged in entry.events]
         if self._connection.is_sqlite:
-            held = (await self._connection.execute(_HELD, {"owner": owner})).all()
-            mine = {(row.id, row.attempt) for row in held}
-            await append_events(self._connection, [r for r in rows if (r["reply_id"], r["attempt"]) in mine])
-        else:
-            held = (await self._connection.execute(_FENCED_APPEND, {"owner": owner, **arrays_of(rows)})).all()
-        return {(row.id, row.attempt): row.stop_requested for row in held}
+            held = (await self._connection.execute(_HELD, {"owner": owner})).scalar_one()
+            mine = {(id_, attempt): bool(stop) for id_, attempt, stop in json.loads(held)}
+            await append_events(self._connection, [row for row in rows if (row[0], row[2]) in mine])
+            return mine
+        found = (await self._connection.execute(_FENCED_APPEND, {"owner": owner, **arrays_of(rows)})).all()
+        return {(row.id, row.attempt): row.stop_requested for row in found}
 
     # ── reading ──
 
@@ -160,7 +175,13 @@ def _news_in_json() -> Any:  # noqa: ANN401  a statement
     return query.order_by(replies.c.id, reply_events.c.seq)
 
 
-_HELD = leases()
+def _held() -> Select[*tuple[Any, ...]]:
+    """The leases in one row, so that SQLite is asked for one."""
+    mine = leases().subquery()
+    return select(func.json_group_array(func.json_array(*mine.c))).select_from(mine)
+
+
+_HELD = _held()
 _FENCED_APPEND = _fenced_append()
 _NEWS = _news()
 _NEWS_IN_JSON = _news_in_json()

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
 import httpx2
@@ -23,7 +23,7 @@ from domain.replies import Usage
 from providers.answer import Answer
 from providers.completions import Continuation, Demand, request_body
 from providers.errors import never_sent, option_refused, provider_failures
-from providers.frames import CompletionReader
+from providers.frames import CompletionReader, joined
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _OFFICIAL_HOST = "api.openai.com"
@@ -78,10 +78,9 @@ class Endpoint:
             async with self._answer(request, deadline) as answer:
                 yield RequestStarted(answer.request_id)
                 while (payloads := await answer.read(ending=reader.finished)) is not None:
-                    for payload in payloads:
-                        for chunk in reader.read(payload):
-                            meter.first_chunk()
-                            yield chunk
+                    for chunk in joined(chunk for payload in payloads for chunk in reader.read(payload)):
+                        meter.first_chunk()
+                        yield chunk
             finish = reader.finish()
             meter.finished(finish)
             yield finish
@@ -92,7 +91,7 @@ class Endpoint:
             async with asyncio.timeout_at(deadline):
                 response = await self._accepted(request)
             try:
-                async with aclosing(response.http_response.aiter_bytes()) as pieces:
+                async with aclosing(_pieces(response.http_response)) as pieces:
                     yield Answer(response.headers, pieces, self._limits.read, deadline)
             finally:
                 await response.close()
@@ -126,6 +125,13 @@ class Endpoint:
                 return await self._opened(body, tries - 1)
             raise
         return response
+
+
+def _pieces(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+    """The body as it arrives; past the layers that decode it where there is nothing to decode."""
+    if "content-encoding" in response.headers or not isinstance(response.stream, httpx2.AsyncByteStream):
+        return response.aiter_bytes()
+    return cast("AsyncGenerator[bytes, None]", aiter(response.stream))
 
 
 def _client(provider: Provider, limits: TimeLimits) -> AsyncOpenAI:

@@ -8,6 +8,7 @@ over two frames is put together again.
 """
 
 import json
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -164,6 +165,29 @@ class CompletionReader:
             cached_input_tokens=(told.prompt_tokens_details or _Details()).cached_tokens or 0,
             reasoning_tokens=(told.completion_tokens_details or _Details()).reasoning_tokens or 0,
         )
+
+
+def joined(chunks: Iterable[ChatChunk]) -> Iterator[ChatChunk]:
+    """The same chunks with neighbouring pieces of text made one, as many arrive in one read when there is much to do.
+
+    What is wrong with a later payload is raised after what came before it.
+    """
+    texts: list[str] = []
+    try:
+        for chunk in chunks:
+            if type(chunk) is TextChunk:
+                texts.append(chunk.text)
+                continue
+            if texts:
+                yield TextChunk("".join(texts))
+                texts.clear()
+            yield chunk
+    except ProviderError:
+        if texts:
+            yield TextChunk("".join(texts))
+        raise
+    if texts:
+        yield TextChunk("".join(texts))
 
 
 def _frame(payload: bytes) -> _Frame:
