@@ -238,13 +238,7 @@ class Accepting:
 
 
 async def measure(
-    kind: Kind,
-    *,
-    sockets: bool = False,
-    accounts: bool = False,
-    worker: bool = False,
-    rate: float = 250,
-    seconds: float,
+    kind: Kind, seconds: float, *, sockets: bool = False, accounts: bool = False, worker: bool = False
 ) -> Accepting:
     """Of a fresh server of ours with its logs on. With `accounts` 64 users send, with every limit on."""
     environment = LOGS | (ACCOUNTS | {"TERTULIA_SECRET_KEY": token_urlsafe(48)} if accounts else {})
@@ -275,4 +269,4 @@ if __name__ == "__main__":
     for kind in (SQLITE, POSTGRESQL):
         for options in ({}, {"sockets": True}, {"accounts": True}, {"worker": True}):
             with pinned(LOAD_CORES):
-                print(kind.name, options, asyncio.run(measure(kind, seconds=6, **options)))  # type: ignore[arg-type]
+                print(kind.name, options, asyncio.run(measure(kind, 6, **options)))  # type: ignore[arg-type]
