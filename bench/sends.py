@@ -1,7 +1,8 @@
 """What accepting a message costs: `sendMessage` over HTTP or over sockets, at the most, at a rate, and all at once.
 
-The client shares its core with the database and must be cheap: one request is one prepared body. Nothing here knows how
-a server is started; see `measure` for what it needs to be.
+The client shares its core with the database and must be cheap: one request is one prepared body. `measure` starts the
+server that is asked for; everything above it takes any that is up. No reply is made meanwhile, unless that is wanted:
+what a reply costs is measured in `bench/streams.py`.
 """
 
 import asyncio
@@ -10,16 +11,33 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from secrets import token_urlsafe
 
 import aiohttp
 import orjson
 
-from bench.processes import Watched
+from bench.processes import LOAD_CORES, Watched, pinned
+from bench.servers import POSTGRESQL, SQLITE, Kind, endpoint, server
 
 SEND = """mutation Send($input: SendMessageInput!) { sendMessage(input: $input) {
   conversation { id title } message { id } reply { id status } errors { __typename message } } }"""
 REGISTER = """mutation Register($input: RegisterInput!) { register(input: $input) {
   accessToken errors { message } } }"""
+ACCOUNTS = {
+    "TERTULIA_AUTH": "password",
+    "TERTULIA_REGISTRATION": "open",
+    "TERTULIA_REGISTRATIONS_PER_ADDRESS": "0",
+    "TERTULIA_SENDS_PER_MINUTE": "1000",
+    "TERTULIA_MAX_LIVE_REPLIES_PER_USER": "1000",
+    "TERTULIA_TOKENS_PER_DAY": "2000000000",
+    "TERTULIA_TOKENS_PER_MONTH": "2000000000",
+}
+"""Every limit is on, and as wide as it goes."""
+LOGS = {"TERTULIA_LOG_LEVEL": "info"}
+USERS = 64
+CLIENTS = 16
+AT_ONCE = 200
+RATE = 250.0
 PASSWORD = "correct horse battery staple"
 TEXT = "What is the capital of France, and since when? tokens=5 rate=1000"
 WARM_UP = 300
@@ -48,16 +66,16 @@ class Tally:
     """Sends as they come back."""
 
     seconds: list[float] = field(default_factory=list)
-    conversations: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
-    async def send(self, send: Send, conversation_id: str | None = None, due: float | None = None) -> None:
-        begun = time.perf_counter() if due is None else due
+    async def send(self, send: Send, conversation_id: str | None = None, due: float | None = None) -> str | None:
+        begun, found = time.perf_counter() if due is None else due, None
         try:
-            self.conversations.append(await send(conversation_id))
+            found = await send(conversation_id)
         except Failed as failed:
             self.failures.append(str(failed))
         self.seconds.append(time.perf_counter() - begun)
+        return found
 
     def result(self, wall: float, cpu: float) -> Sends:
         ordered = sorted(self.seconds)
@@ -66,8 +84,8 @@ class Tally:
         return Sends(sends, len(self.failures), sends / wall, 1000 * cpu / sends, 1000 * p50, 1000 * p99)
 
 
-def variables(conversation_id: str | None) -> dict[str, object]:
-    given = {"text": TEXT} if conversation_id is None else {"text": TEXT, "conversationId": conversation_id}
+def variables(conversation_id: str | None, text: str = TEXT) -> dict[str, object]:
+    given = {"text": text} if conversation_id is None else {"text": text, "conversationId": conversation_id}
     return {"input": given}
 
 
@@ -173,16 +191,23 @@ async def saturated(server: Watched, sends: Sequence[Send], seconds: float) -> S
 async def paced(server: Watched, sends: Sequence[Send], rate: float, seconds: float) -> Sends:
     """Messages come at their times, whatever became of those before: their latency counts from when they were due.
 
-    Half of them begin a conversation, half are second messages.
+    Every second one goes on with the conversation of an earlier one of the same client.
     """
     tally, cpu, begun = Tally(), server.cpu_seconds(), time.perf_counter()
     running = []
+    earlier: list[list[str]] = [[] for _ in sends]
+
+    async def client(number: int, due: float) -> None:
+        conversation_id = earlier[number].pop() if earlier[number] else None
+        found = await tally.send(sends[number], conversation_id, due)
+        if found is not None and conversation_id is None:
+            earlier[number].append(found)
+
     for number in range(int(rate * seconds)):
         due = begun + number / rate
         if (early := due - time.perf_counter()) > 0:
             await asyncio.sleep(early)
-        client = sends[number % len(sends)]
-        running.append(asyncio.create_task(tally.send(client, due=due)))
+        running.append(asyncio.create_task(client(number % len(sends), due)))
     await asyncio.gather(*running)
     return tally.result(time.perf_counter() - begun, server.cpu_seconds() - cpu)
 
@@ -201,3 +226,47 @@ async def warmed_up(sends: Sequence[Send]) -> None:
         await asyncio.gather(*map(tally.send, sends[: WARM_UP - start]))
     if tally.failures:
         raise Failed(tally.failures[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Accepting:
+    """What a server did with messages: as many as it could take, at a rate, and 200 at once."""
+
+    most: Sends
+    paced: Sends
+    at_once: Sends
+
+
+async def measure(
+    kind: Kind, seconds: float, *, sockets: bool = False, accounts: bool = False, worker: bool = False
+) -> Accepting:
+    """Of a fresh server of ours with its logs on. With `accounts` 64 users send, with every limit on."""
+    environment = LOGS | (ACCOUNTS | {"TERTULIA_SECRET_KEY": token_urlsafe(48)} if accounts else {})
+    if not worker:
+        environment |= {"TERTULIA_WORKER": "false"} if kind.postgres else {"TERTULIA_MAX_LIVE_REPLIES": "1"}
+    over = over_sockets if sockets else over_http
+    async with endpoint() as upstream, server(kind, upstream, **environment) as running:
+        tokens = await registered(running.process, USERS) if accounts else []
+        if not worker and not kind.postgres:
+            await _occupy(running.process, tokens)
+        async with over(running.process, CLIENTS, tokens) as sends:
+            await warmed_up(sends)
+            most = await saturated(running.process, sends, seconds)
+        async with over(running.process, AT_ONCE, tokens) as sends:
+            await at_once(running.process, sends)  # which opens the connections
+            together = await at_once(running.process, sends)
+            steady = await paced(running.process, sends, RATE, seconds)
+        return Accepting(most, steady, together)
+
+
+async def _occupy(server: Watched, tokens: Sequence[str]) -> None:
+    """Give the only place there is to a reply that does not end: SQLite has no servers that make none."""
+    async with over_http(server, 1, tokens) as (send,):
+        await send(None)
+
+
+if __name__ == "__main__":
+    for kind in (SQLITE, POSTGRESQL):
+        for options in ({}, {"sockets": True}, {"accounts": True}, {"worker": True}):
+            with pinned(LOAD_CORES):
+                print(kind.name, options, asyncio.run(measure(kind, 6, **options)))  # type: ignore[arg-type]

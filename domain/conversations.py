@@ -67,7 +67,7 @@ class ModelParams:
     def over(self, base: "ModelParams") -> "ModelParams":
         """These parameters, with the gaps filled from `base`."""
         given = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
-        return replace(base, **given)
+        return replace(base, **given) if given else base
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
 """How many statements the busiest units send. A number that grows with the amount of data is a mistake."""
 
+from dataclasses import replace
 from datetime import timedelta
 
-from domain.conversations import Change, PageRequest
+from domain.conversations import Change, PageRequest, Role
 from domain.feed import Reader
-from domain.storage import UnitOfWork
+from domain.storage import Turn, UnitOfWork
 from domain.streaming import cursor_at
 from domain.tool_calls import ToolCallStatus
-from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, Pen, Shelf, a_call
+from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, Pen, Shelf, a_call, a_message, a_reply
 from tests.persistence.statements import sent_statements
 
 LATER = BEGINNING + timedelta(days=1)
@@ -61,6 +62,19 @@ async def test_a_prompt_is_two_statements(shelf: Shelf) -> None:
 def telling(shelf: Shelf, users: int = 1) -> int:
     """What it costs a unit that it changed something that so many users are told of."""
     return 1 if users == 1 and not shelf.database.is_sqlite else 2
+
+
+async def test_a_turn_and_the_telling_of_it_are_one_statement_and_on_sqlite_one_for_each_row(shelf: Shelf) -> None:
+    conversation = await shelf.conversation()
+    said = a_message(conversation.id)
+    answer = a_message(conversation.id, said.id, role=Role.ASSISTANT, parts=())
+    turn = Turn(conversation, said, replace(answer, reply=a_reply(answer)))
+    async with shelf.storage.write() as work:
+        with sent_statements() as sent:
+            work.feed.add(ME, Change.MESSAGE_ADDED, conversation.id, said.id)
+            await work.turns.add(turn)
+            await work.commit()
+    assert len(sent) == (4 + telling(shelf) if shelf.database.is_sqlite else 1)
 
 
 async def test_a_claim_is_four_statements_however_many_it_takes(shelf: Shelf) -> None:
