@@ -35,12 +35,11 @@ from tests.providers.endpoint import (
 )
 
 
-async def test_an_answer_is_a_start_its_pieces_and_a_finish(endpoint: ScriptedEndpoint, chat: Asking) -> None:
+async def test_an_answer_is_a_start_its_text_and_a_finish(endpoint: ScriptedEndpoint, chat: Asking) -> None:
     endpoint.replies(stream(WHOLE))
     assert await chat.chunks() == [
         RequestStarted(REQUEST_ID),
-        TextChunk("Hello"),
-        TextChunk(" there"),
+        TextChunk("Hello there"),
         FinishChunk(FinishReason.STOP, None, RESPONSE_MODEL, COMPLETION_ID),
     ]
 

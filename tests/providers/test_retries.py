@@ -30,7 +30,7 @@ def failed(*, retryable: bool = True, retry_after: float | None = None) -> Provi
 async def test_a_failure_before_the_text_is_announced_waited_for_and_made_again(endpoint: ScriptedEndpoint) -> None:
     endpoint.replies(status(429, headers={"Retry-After": "2"}), stream(WHOLE))
     async with asking(endpoint, options=RETRYING) as chat:
-        assert (await chat.chunks())[:3] == [RetryChunk(2000), RequestStarted("req-1"), TextChunk("Hello")]
+        assert (await chat.chunks())[:3] == [RetryChunk(2000), RequestStarted("req-1"), TextChunk("Hello there")]
         assert chat.pauses == [2.0]
 
 
