@@ -3,7 +3,7 @@
 Implemented in `persistence/` for every database, which all pass the same suites in `tests/contracts/`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -103,8 +103,8 @@ class Messages(Protocol):
 
     async def get_many(self, user_id: str, message_ids: Sequence[str]) -> dict[str, Message]: ...
 
-    async def watched(self, message_id: str) -> Message | None:
-        """The message whoever asks, deleted or not: for a reader whose right was checked when the stream began."""
+    async def watched(self, message_ids: Collection[str]) -> dict[str, Message]:
+        """The messages whoever asks, deleted or not: for a reader whose right was checked when the stream began."""
         ...
 
     async def path(self, conversation_id: str, leaf_id: str, request: PageRequest) -> Page[Message]:

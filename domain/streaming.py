@@ -6,6 +6,7 @@ where a reader has to catch up, a snapshot where none of them can serve the curs
 deltas. Nothing here knows transports.
 """
 
+import asyncio
 import base64
 import binascii
 from collections.abc import AsyncGenerator
@@ -34,7 +35,8 @@ from domain.spoken import calls_in
 from domain.storage import Storage
 from domain.topics import reply_topic
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 5.0
+"""Behind the bell, which the journal and the relay ring; the relay looks more often itself."""
 READ_AT_ONCE = 1_000
 WAITING = ReplyStatus.AWAITING_APPROVAL
 
@@ -99,6 +101,7 @@ class ReplyStream:
         self._journal = journal
         self._relay = relay
         self._telemetry = telemetry
+        self._news = WatchedMessages(storage)
 
     async def follow(self, user_id: str, reply_id: str, after: str | None) -> AsyncGenerator[StreamedEvent, None]:
         """The events after a cursor, until the terminal one; whoever stops before that closes the generator.
@@ -109,7 +112,9 @@ class ReplyStream:
             message = await work.messages.get(user_id, reply_id)
         if message is None or message.reply is None:
             raise NotFound("reply", reply_id, "replyId")
-        return self._follow(Reader(self._storage, self._journal, self._relay, message, position_in(reply_id, after)))
+        return self._follow(
+            Reader(self._storage, self._journal, self._relay, self._news, message, position_in(reply_id, after))
+        )
 
     async def settled(self, reply_id: str, seconds: float, *, or_waits: bool = False) -> None:
         """Wait until the reply has ended, at most so long: asking the database only when something has changed.
@@ -151,17 +156,46 @@ class ReplyStream:
             self._telemetry.stream_closed()
 
 
+class WatchedMessages:
+    """Messages as they are now, for readers whose right was checked: those who ask at once are answered at once."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._wanted: set[str] = set()
+        self._loading: asyncio.Task[dict[str, Message]] | None = None
+
+    async def get(self, message_id: str) -> Message | None:
+        self._wanted.add(message_id)
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load())
+        return (await asyncio.shield(self._loading)).get(message_id)
+
+    async def _load(self) -> dict[str, Message]:
+        """Begins when all who are awake now have asked."""
+        await asyncio.sleep(0)
+        wanted, self._wanted, self._loading = self._wanted, set(), None
+        async with self._storage.read() as work:
+            return await work.messages.watched(wanted)
+
+
 class Reader:
     """One reader's place in one log."""
 
     def __init__(
-        self, storage: Storage, journal: Journal, relay: Relay, message: Message, position: int | None
+        self,
+        storage: Storage,
+        journal: Journal,
+        relay: Relay,
+        news: WatchedMessages,
+        message: Message,
+        position: int | None,
     ) -> None:
         self.reply_id = message.id
         self.ended = False
         self._storage = storage
         self._journal = journal
         self._relay = relay
+        self._news = news
         self._message = message
         self._position = position
         self._call_ids = {index: call.id for index, call in calls_in(message.parts)}
@@ -210,9 +244,8 @@ class Reader:
         if progress is None:
             self.ended = True
             return []
-        if self._tail is None and self._elsewhere is None and not progress.status.settled:
-            following = self._relay.following(self.reply_id, progress.newest_seq)
-            self._elsewhere = self._leaving.enter_context(following)
+        if not progress.status.settled:
+            self._follow_elsewhere(progress.newest_seq)
         if events and events[0].seq == position + 1:
             return events
         if position != progress.newest_seq:
@@ -228,7 +261,15 @@ class Reader:
         if message.reply is not None and message.reply.status.settled:
             self.ended = True
             shown.append(self._event(Ended(message)))
+        else:
+            self._tail = self._journal.tail(self.reply_id)
+            self._follow_elsewhere(self._position)
         return shown
+
+    def _follow_elsewhere(self, seq: int) -> None:
+        """Have the relay look for what comes after that number, unless the reply is made here."""
+        if self._tail is None and self._elsewhere is None:
+            self._elsewhere = self._leaving.enter_context(self._relay.following(self.reply_id, seq))
 
     async def _shown(self, logged: LoggedEvent) -> StreamedEvent:
         self._position = logged.seq
@@ -243,8 +284,7 @@ class Reader:
         return self._event(logged.event)
 
     async def _reload(self) -> Message | None:
-        async with self._storage.read() as work:
-            message = await work.messages.watched(self.reply_id)
+        message = await self._news.get(self.reply_id)
         if message is None:
             self.ended = True
         return message

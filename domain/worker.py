@@ -158,7 +158,7 @@ class ReplyWorker:
         async with self._notifier.listen(QUEUE) as bell:
             while True:
                 claimed = await self._tried(self._claim())
-                if not claimed:
+                if claimed != CLAIM_AT_ONCE:
                     await bell.wait(POLL_SECONDS)
 
     async def _claim(self) -> int:

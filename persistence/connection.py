@@ -24,6 +24,7 @@ from sqlalchemy import (
     Row,
     Table,
     any_,
+    bindparam,
     func,
     literal,
 )
@@ -74,6 +75,13 @@ class Ready:
 
 def _as_it_is(value: T) -> T:
     return value
+
+
+def one_of(column: ColumnElement[str], name: str, *, is_sqlite: bool) -> ColumnElement[bool]:
+    """`column IN` the list that is given as `name`, for a statement that is made once."""
+    if is_sqlite:
+        return column.in_(bindparam(name, expanding=True, type_=column.type))
+    return column == any_(bindparam(name, type_=ARRAY(column.type)))
 
 
 class Connection:

@@ -5,9 +5,10 @@ Which events a reply may still get is decided elsewhere.
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, Column, String, Text, bindparam, func, select, true
+from sqlalchemy import ARRAY, Column, Select, String, Text, bindparam, func, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeEngine
 
@@ -24,7 +25,7 @@ from domain.events import (
     ToolCallChanged,
 )
 from domain.replies import ReplyStatus
-from persistence.connection import AnyRow, Connection
+from persistence.connection import AnyRow, Connection, one_of
 from persistence.tables import Id, reply_events
 from persistence.tool_calls_json import call_from_json, call_to_json
 
@@ -93,12 +94,18 @@ def _part_from(index: int, part: dict[str, Any]) -> MessagePart:
     return MessagePart(index, PartKind(part["kind"]), part["text"], part.get("duration_ms"), call)
 
 
+@cache
+def _whole_logs(*, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
+    query = select(reply_events).where(one_of(reply_events.c.reply_id, "ids", is_sqlite=is_sqlite))
+    return query.order_by(reply_events.c.reply_id, reply_events.c.seq)
+
+
 async def events_of(connection: Connection, reply_ids: Sequence[str]) -> list[tuple[str, LoggedEvent]]:
     """The whole logs of several replies, in order."""
     if not reply_ids:
         return []
-    query = select(reply_events).where(connection.among(reply_events.c.reply_id, reply_ids))
-    rows = (await connection.execute(query.order_by(reply_events.c.reply_id, reply_events.c.seq))).all()
+    query = _whole_logs(is_sqlite=connection.is_sqlite)
+    rows = (await connection.execute(query, {"ids": list(reply_ids)})).all()
     return [(row.reply_id, event_from(row)) for row in rows]
 
 

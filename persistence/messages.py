@@ -4,21 +4,22 @@ What a live reply has so far is folded from its log here, in the same snapshot a
 parts and its cursor never disagree. The walks along the tree are in `persistence/paths.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, literal, or_, select
 
 from domain.conversations import Message, Page, PageRequest, Role
 from domain.errors import InvalidInput
 from domain.events import Folder
-from domain.replies import Usage
-from persistence.connection import AnyRow, Connection, Parameters
+from domain.replies import ReplyStatus, Usage
+from persistence.connection import AnyRow, Connection, Parameters, one_of
 from persistence.events import events_of, parts_from_json, parts_to_json
 from persistence.paging import page_of, window
 from persistence.paths import adding, between, is_on_path, newest_above, newest_with
 from persistence.replies import reply_from, usage_of
-from persistence.tables import conversations, messages, replies
+from persistence.tables import Id, conversations, messages, replies
 
 REPLY_PREFIX = "reply__"
 _ADD = adding()
@@ -39,12 +40,12 @@ class SqlMessages:
         return (await self.get_many(user_id, [message_id])).get(message_id)
 
     async def get_many(self, user_id: str, message_ids: Sequence[str]) -> dict[str, Message]:
-        query = _with_reply().where(self._connection.among(messages.c.id, message_ids), _is_of(user_id))
-        return {m.id: m for m in await self._load(query)}
+        query = _owned(is_sqlite=self._connection.is_sqlite)
+        return {m.id: m for m in await self._load(query, {"ids": list(message_ids), "user_id": user_id})}
 
-    async def watched(self, message_id: str) -> Message | None:
-        found = await self._load(_with_reply().where(messages.c.id == message_id))
-        return found[0] if found else None
+    async def watched(self, message_ids: Collection[str]) -> dict[str, Message]:
+        query = _named(is_sqlite=self._connection.is_sqlite)
+        return {m.id: m for m in await self._load(query, {"ids": list(message_ids)})}
 
     async def path(self, conversation_id: str, leaf_id: str, request: PageRequest) -> Page[Message]:
         where = {"conversation_id": conversation_id, "leaf_id": leaf_id}
@@ -53,15 +54,14 @@ class SqlMessages:
                 raise _not_a_cursor()
         forward, after, before = request.first is not None, request.after is not None, request.before is not None
         walk = between(forward=forward, after=after, before=before)
-        query = _with_reply().join(walk, walk.c.id == messages.c.id)
+        query = _WITH_REPLY.join(walk, walk.c.id == messages.c.id)
         query = query.order_by(walk.c.n.desc() if forward else walk.c.n)
         bounds = {"size": request.size, "after": request.after, "before": request.before}
         given = {name: value for name, value in bounds.items() if value is not None}
         return page_of(await self._load(query, where | given), request)
 
     async def newest(self, message_id: str, token_budget: int, overhead: int) -> list[Message]:
-        walk = newest_above(message_id, token_budget, overhead)
-        return await self._load(_with_reply().join(walk, walk.c.id == messages.c.id).order_by(walk.c.n.desc()))
+        return await self._load(_NEWEST, {"message_id": message_id, "token_budget": token_budget, "overhead": overhead})
 
     async def weight(self, parent_id: str | None, tokens: int, token_budget: int, overhead: int) -> int:
         cost = tokens + overhead if tokens else 0
@@ -91,7 +91,7 @@ class SqlMessages:
                 select(literal(1)).where(theirs, messages.c.id == cursor)
             ):
                 raise _not_a_cursor()
-        query = window(_with_reply().where(theirs), request, [messages.c.id], lambda cursor: (cursor,))
+        query = window(_WITH_REPLY.where(theirs), request, [messages.c.id], lambda cursor: (cursor,))
         return page_of(await self._load(query), request)
 
     async def _is_there(self, query: Select[*tuple[Any, ...]], given: Parameters | None = None) -> bool:
@@ -99,7 +99,7 @@ class SqlMessages:
 
     async def _load(self, query: Select[*tuple[Any, ...]], given: Parameters | None = None) -> list[Message]:
         rows = (await self._connection.execute(query, given)).all()
-        made = [row.id for row in rows if row.reply__id is not None]
+        made = [row.id for row in rows if row.reply__id is not None and _has_ended_once(row)]
         usage = await usage_of(self._connection, made)
         live = [row.id for row in rows if row.reply__id is not None and row.reply__last_seq is None]
         folders: dict[str, Folder] = {reply_id: Folder() for reply_id in live}
@@ -108,7 +108,12 @@ class SqlMessages:
         return [_message_from(row, usage.get(row.id), folders.get(row.id)) for row in rows]
 
 
-def _is_of(user_id: str) -> ColumnElement[bool]:
+def _has_ended_once(row: AnyRow) -> bool:
+    """Whether an attempt at the reply may have ended, and cost something."""
+    return bool(row.reply__attempt > (row.reply__status == ReplyStatus.STREAMING.value))
+
+
+def _is_of(user_id: ColumnElement[str]) -> ColumnElement[bool]:
     """Of messages. Not a join: SQLite would take that for a reason to look through all that the user has."""
     owner = select(conversations.c.user_id).where(
         conversations.c.id == messages.c.conversation_id, conversations.c.deleted_at.is_(None)
@@ -123,6 +128,21 @@ def _not_a_cursor() -> InvalidInput:
 def _with_reply() -> Select[*tuple[Any, ...]]:
     reply_columns = [column.label(REPLY_PREFIX + column.name) for column in replies.c]
     return select(messages, *reply_columns).outerjoin(replies, replies.c.id == messages.c.id)
+
+
+_WITH_REPLY = _with_reply()
+_ABOVE = newest_above()
+_NEWEST = _WITH_REPLY.join(_ABOVE, _ABOVE.c.id == messages.c.id).order_by(_ABOVE.c.n.desc())
+
+
+@cache
+def _named(*, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
+    return _WITH_REPLY.where(one_of(messages.c.id, "ids", is_sqlite=is_sqlite))
+
+
+@cache
+def _owned(*, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
+    return _named(is_sqlite=is_sqlite).where(_is_of(bindparam("user_id", type_=Id)))
 
 
 def _message_from(row: AnyRow, usage: Usage | None, folder: Folder | None) -> Message:

@@ -28,7 +28,6 @@ from sqlalchemy import (
 
 from persistence.tables import Id, messages
 
-Tokens = int | ColumnElement[int]
 NEXT = (messages.c.id, messages.c.parent_id)
 LEAP = (*NEXT, messages.c.jump_id, messages.c.jump_steps)
 LEAF = (
@@ -134,14 +133,20 @@ def _depth(start: ColumnElement[bool], name: str) -> ScalarSelect[int]:
     return select(func.max(walk.c.steps)).scalar_subquery()
 
 
-def newest_above(message_id: str, token_budget: int, overhead: int) -> CTE:
+_BUDGET = bindparam("token_budget", type_=BigInteger)
+_OVERHEAD = bindparam("overhead", type_=Integer)
+
+
+def newest_above() -> CTE:
     """What fits the budget: `id`, and `n` counted from below. The nearest message is always in it.
 
-    A message without tokens has no text, so no prompt contains it and it costs nothing.
+    A message without tokens has no text, so no prompt contains it and it costs nothing. The parameters: `message_id`,
+    `token_budget` and `overhead`.
     """
-    above = select(messages.c.parent_id).where(messages.c.id == message_id).scalar_subquery()
-    start = select(*NEXT, literal(1).label("n"), _cost(overhead).label("total")).where(messages.c.id == above)
-    return _upwards(start, token_budget, overhead)
+    own = messages.c.id == bindparam("message_id", type_=Id)
+    above = select(messages.c.parent_id).where(own).scalar_subquery()
+    start = select(*NEXT, literal(1).label("n"), _cost().label("total")).where(messages.c.id == above)
+    return _upwards(start)
 
 
 def newest_with() -> CTE:
@@ -151,15 +156,15 @@ def newest_with() -> CTE:
     """
     unstored = literal(None, Id).label("id"), bindparam("parent_id", type_=Id).label("parent_id")
     start = select(*unstored, literal(1).label("n"), bindparam("own_cost", type_=BigInteger).label("total"))
-    return _upwards(start, bindparam("token_budget", type_=BigInteger), bindparam("overhead", type_=Integer))
+    return _upwards(start)
 
 
-def _cost(overhead: Tokens) -> ColumnElement[int]:
-    return cast(case((messages.c.token_count > 0, messages.c.token_count + overhead), else_=0), BigInteger)
+def _cost() -> ColumnElement[int]:
+    return cast(case((messages.c.token_count > 0, messages.c.token_count + _OVERHEAD), else_=0), BigInteger)
 
 
-def _upwards(start: Select[*tuple[Any, ...]], token_budget: Tokens, overhead: Tokens) -> CTE:
-    cost = _cost(overhead)
+def _upwards(start: Select[*tuple[Any, ...]]) -> CTE:
+    cost = _cost()
     walk = start.cte("walk", recursive=True)
     step = select(*NEXT, walk.c.n + 1, walk.c.total + cost).join(walk, messages.c.id == walk.c.parent_id)
-    return walk.union_all(step.where(walk.c.total + cost <= token_budget))
+    return walk.union_all(step.where(walk.c.total + cost <= _BUDGET))

@@ -1,6 +1,7 @@
 """Replies: rows <-> values, queueing, claiming and stopping. Locks: see `persistence/conversations.py`."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, func, insert, literal, or_, select, update
@@ -10,7 +11,7 @@ from domain.errors import ReplyErrorCode
 from domain.events import LoggedEvent, StatusChanged
 from domain.ports import Clock
 from domain.replies import MOVES, FinishReason, Held, Lease, Progress, Reply, ReplyError, ReplyStatus, Usage
-from persistence.connection import AnyRow, Connection
+from persistence.connection import AnyRow, Connection, one_of
 from persistence.conversations import hold, settings_from_json, settings_to_json
 from persistence.endings import stop_in_queue
 from persistence.events import EventRow, append_events, event_to_row, last_numbers
@@ -73,13 +74,18 @@ def lease_from(row: AnyRow, attempt: int, owner: str, next_seq: int) -> Lease:
     )
 
 
+@cache
+def _attempts(*, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
+    return select(reply_attempts).where(one_of(reply_attempts.c.reply_id, "ids", is_sqlite=is_sqlite))
+
+
 async def usage_of(connection: Connection, reply_ids: Sequence[str]) -> dict[str, Usage]:
     """The usage of each reply, its attempts added up."""
     if not reply_ids:
         return {}
-    query = select(reply_attempts).where(connection.among(reply_attempts.c.reply_id, reply_ids))
+    query = _attempts(is_sqlite=connection.is_sqlite)
     total: dict[str, Usage] = {}
-    for row in (await connection.execute(query)).all():
+    for row in (await connection.execute(query, {"ids": list(reply_ids)})).all():
         usage = Usage(row.input_tokens, row.output_tokens, row.cached_input_tokens, row.reasoning_tokens, row.estimated)
         total[row.reply_id] = total[row.reply_id] + usage if row.reply_id in total else usage
     return total

@@ -270,9 +270,7 @@ class Shelf:
 
     async def found(self, message_id: str) -> Message:
         async with self.storage.read() as work:
-            message = await work.messages.watched(message_id)
-        assert message is not None
-        return message
+            return (await work.messages.watched([message_id]))[message_id]
 
     async def made(self, reply_id: str) -> Reply:
         reply = (await self.found(reply_id)).reply

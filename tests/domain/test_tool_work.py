@@ -99,8 +99,7 @@ async def test_deleting_the_conversation_ends_the_tools_that_run(opening: Openin
         await talk.running.services.conversations.delete(ME, sent.conversation_id)
         await talk.running.services.stream.settled(sent.reply_id, 10)
         async with talk.running.storage.read() as work:
-            message = await work.messages.watched(sent.reply_id)
-        assert message is not None
+            message = (await work.messages.watched([sent.reply_id]))[sent.reply_id]
         assert [call.status for call in calls_of(message)] == [ToolCallStatus.CANCELLED]
 
 

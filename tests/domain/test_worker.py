@@ -99,9 +99,8 @@ class BrokenCounter(WordCounter):
 async def stored(settings: Settings, reply_id: str) -> Message:
     database = Database(settings.database_url)
     async with SqlStorage(database, SystemClock()).read() as work:
-        message = await work.messages.watched(reply_id)
+        message = (await work.messages.watched([reply_id]))[reply_id]
     await database.close()
-    assert message is not None
     return message
 
 
