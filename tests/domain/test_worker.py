@@ -75,10 +75,13 @@ async def test_a_reply_that_had_shown_nothing_is_asked_for_again(tmp_path: Path)
 
 
 async def test_a_reply_whose_generator_crashed_is_taken_over(tmp_path: Path) -> None:
-    model = ScriptedModel([*answer("Half a")[:-1], RuntimeError("boom")], answer(" and whole"))
+    shown = asyncio.Event()
+    model = ScriptedModel([*answer("Half a")[:-1], shown, RuntimeError("boom")], answer(" and whole"))
     async with open_services(settings_for(tmp_path), model=model, tokens=BrokenCounter()) as running:
         talk = Talk(running, model)
         sent = await talk.send()
+        await streaming(talk, sent.reply_id, "Half a")
+        shown.set()
         reply = await talk.settled(sent.reply_id)
     assert reply.text == "Half a and whole"
 

@@ -13,9 +13,11 @@ import pytest
 from domain.accounts import Client
 from domain.authentication import LOCAL
 from domain.errors import StorageError
-from domain.events import TextDelta
+from domain.events import StatusChanged, TextDelta
+from domain.replies import ReplyStatus
 from domain.streaming import StreamedEvent
 from graph.context import Caller, Context, Services
+from graph.encoded import EncodedResult, encoded
 from graph.execution import Interrupted
 from graph.schema import build_schema
 
@@ -26,18 +28,24 @@ WATCH = """subscription ($id: ID!) { replyStream(replyId: $id) {
 
 
 class LongStream:
-    """Yields so many deltas, never joined; then fails if it is given a fault."""
+    """Yields so many events, never joined; then fails if it is given a fault."""
 
-    def __init__(self, events: int, fault: Exception | None = None) -> None:
+    def __init__(
+        self,
+        events: int,
+        fault: Exception | None = None,
+        event: TextDelta | StatusChanged = TextDelta(0, "word "),  # noqa: B008  it is frozen
+    ) -> None:
         self._events = events
         self._fault = fault
+        self._event = event
 
     async def follow(self, user_id: str, reply_id: str, after: str | None) -> AsyncGenerator[StreamedEvent, None]:
         return self._play(reply_id)
 
     async def _play(self, reply_id: str) -> AsyncGenerator[StreamedEvent, None]:
         for number in range(self._events):
-            yield StreamedEvent(reply_id, str(number), TextDelta(0, "word "))
+            yield StreamedEvent(reply_id, str(number), self._event)
         if self._fault is not None:
             raise self._fault
 
@@ -54,13 +62,14 @@ def context_of(stream: LongStream) -> Context:
     return Context(cast(Services, OnlyAStream(stream)), Caller(LOCAL, Client("test")))
 
 
-async def test_a_long_subscription_needs_no_more_memory_than_a_short_one() -> None:
-    results = await build_schema().stream(WATCH, {"id": "reply"}, context_of(LongStream(EVENTS)))
+@pytest.mark.parametrize("event", [TextDelta(0, "word "), StatusChanged(ReplyStatus.QUEUED)], ids=["plan", "execution"])
+async def test_a_long_subscription_needs_no_more_memory_than_a_short_one(event: TextDelta | StatusChanged) -> None:
+    results = await build_schema().stream(WATCH, {"id": "reply"}, context_of(LongStream(EVENTS, event=event)))
     seen, held_at = 0, {}
     tracemalloc.start()
     try:
         async for result in results:
-            assert cast(Any, result).errors is None
+            assert b'"errors"' not in encoded(cast(Any, result))
             seen += 1
             if seen in (SETTLED, EVENTS):  # while it is open: afterwards everything is free
                 held_at[seen] = held()
@@ -79,7 +88,7 @@ async def test_a_subscription_that_fails_midway_is_told_apart_from_one_that_ends
     told: list[BaseException] = []
     schema = build_schema(lambda _, error: told.append(error))
     results = await schema.stream(WATCH, {"id": "reply"}, context_of(LongStream(1, fault)))
-    whole, broken = [result async for result in results]
-    assert (type(whole).__name__, type(broken)) == ("ExecutionResult", Interrupted)
+    whole, broken = cast(Any, [result async for result in results])
+    assert (type(whole), type(broken)) == (EncodedResult, Interrupted)
     assert "secret" not in str(cast(Any, broken).errors)
     assert told == ([fault] if isinstance(fault, RuntimeError) else [])
