@@ -29,14 +29,17 @@ BELL_ERRORS = (*DRIVER_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError, Ti
 class EventBell:
     """A bell for one who waits; a ring before the wait is kept.
 
-    Less than an asyncio.Event and a time limit, of which every idle subscription would hold both.
+    Less than an asyncio.Event and a time limit, of which every idle subscription would hold both. The alarm stays set
+    when the bell has rung: who waits again at once, as readers do, is served by it, or by another when it goes off.
     """
 
-    __slots__ = ("_rung", "_waiting")
+    __slots__ = ("_alarm", "_rung", "_until", "_waiting")
 
     def __init__(self) -> None:
         self._rung = False
         self._waiting: asyncio.Future[None] | None = None
+        self._until = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
 
     def ring(self) -> None:
         self._rung = True
@@ -46,14 +49,31 @@ class EventBell:
         if not self._rung:
             loop = asyncio.get_running_loop()
             self._waiting = loop.create_future()
-            limit = loop.call_later(timeout, _wake, self._waiting)
+            self._until = loop.time() + timeout
+            if self._alarm is None or self._alarm.when() > self._until:
+                self.silence()
+                self._alarm = loop.call_at(self._until, self._went_off)
             try:
                 await self._waiting
             finally:
-                limit.cancel()
                 self._waiting = None
         rung, self._rung = self._rung, False
         return rung
+
+    def silence(self) -> None:
+        """Nobody will wait any more."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _went_off(self) -> None:
+        loop, self._alarm = asyncio.get_running_loop(), None
+        if self._waiting is None:
+            return
+        if loop.time() < self._until:
+            self._alarm = loop.call_at(self._until, self._went_off)
+        else:
+            _wake(self._waiting)
 
 
 def _wake(waiting: asyncio.Future[None] | None) -> None:
@@ -85,6 +105,7 @@ class LocalNotifier:
         try:
             yield bell
         finally:
+            bell.silence()
             bells = self._bells[topic]
             bells.discard(bell)
             if not bells:

@@ -18,8 +18,7 @@ END_GRACE = 0.25
 class Answer:
     """The payloads of one answer, and `request_id`, the endpoint's own name for it.
 
-    `read_limit` is what each read may take by the client's own clock, in seconds; `deadline` bounds all of them, on
-    the event loop's clock.
+    `read_limit` is what each read may take, in seconds; `deadline` bounds all of them, on the event loop's clock.
     """
 
     def __init__(
@@ -76,8 +75,5 @@ class Answer:
         return b"".join(pieces)
 
     async def _piece(self) -> bytes | None:
-        """The client's own limit ends a read in time, except when less than that is left: only then set an alarm."""
-        if self._deadline - self._now() > self._read_limit:
-            return await anext(self._pieces, None)
-        async with asyncio.timeout_at(self._deadline):
+        async with asyncio.timeout_at(min(self._deadline, self._now() + self._read_limit)):
             return await anext(self._pieces, None)

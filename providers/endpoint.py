@@ -89,7 +89,8 @@ class Endpoint:
     @asynccontextmanager
     async def _answer(self, request: ChatRequest, deadline: float) -> AsyncIterator[Answer]:
         with provider_failures(self._key):
-            async with asyncio.timeout_at(deadline):
+            accepted_by = asyncio.get_running_loop().time() + self._limits.connect + self._limits.read
+            async with asyncio.timeout_at(min(deadline, accepted_by)):
                 response = await self._accepted(request)
             try:
                 async with aclosing(_pieces(response.http_response)) as pieces:
@@ -137,7 +138,8 @@ def _pieces(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
 def _client(provider: Provider, limits: TimeLimits) -> AsyncOpenAI:
     """Follows no redirects, makes nothing twice, and sends the environment's OpenAI account only to OpenAI."""
     host = urlsplit(provider.base_url).hostname or ""
-    timeout = httpx2.Timeout(connect=limits.connect, read=limits.read, write=limits.read, pool=limits.connect)
+    # No limit on reads: the client would wind its clock up for every packet, where `Answer` does for every read.
+    timeout = httpx2.Timeout(connect=limits.connect, read=None, write=limits.read, pool=limits.connect)
     client = AsyncOpenAI(
         base_url=provider.base_url,
         api_key=provider.api_key or "none",
