@@ -34,6 +34,8 @@ SLOWEST_TICK_SECONDS = 0.25
 LARGE_CHARACTERS = 4_096
 PAUSE_CHARACTERS = 262_144
 KEPT_EVENTS = 2_048
+AT_ONCE = 32
+"""So many replies are woken before others have their turn: who waits for the database must not wait for all of them."""
 
 
 class Halt(Enum):
@@ -256,9 +258,11 @@ class Journal:
     async def _let_in(self) -> None:
         """Let the generators that wait for their turn append what has arrived for them meanwhile."""
         turns, self._turns = self._turns, []
-        for turn in turns:
+        for number, turn in enumerate(turns):
             if not turn.done():
                 turn.set_result(None)
+            if number % AT_ONCE == AT_ONCE - 1:
+                await asyncio.sleep(0)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
@@ -283,7 +287,10 @@ class Journal:
         for tail in self.live():
             if tail.lease.key in report.to_stop:
                 tail.stop(Halt.STOP)
-        self._notifier.ring(*(reply_topic(entry.lease.reply_id) for entry in entries))
+        for first in range(0, len(entries), AT_ONCE):
+            some = entries[first : first + AT_ONCE]
+            self._notifier.ring(*(reply_topic(entry.lease.reply_id) for entry in some))
+            await asyncio.sleep(0)
         self._notifier.ring(*{user_topic(entry.lease.user_id) for entry in entries if entry.outcome is not None})
 
     async def _written(self, entries: list[FlushEntry]) -> FlushReport:
