@@ -19,6 +19,7 @@ import asyncpg
 import sqlalchemy
 from sqlalchemy import (
     ARRAY,
+    JSON,
     ColumnElement,
     CursorResult,
     DateTime,
@@ -27,8 +28,10 @@ from sqlalchemy import (
     Row,
     Table,
     any_,
+    bindparam,
     func,
     literal,
+    select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
@@ -90,6 +93,12 @@ class Ready:
         self._readers = [(place, reader) for place, reader in enumerate(readers) if reader is not None]
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        return self._given(values)
+
+    def arguments_of_each(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+        return [self._given(row) for row in rows]
+
+    def _given(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(process(values.get(name, constant)) for name, constant, process in self._places)
 
     def rows(self, found: Iterable[Iterable[Any]]) -> list[Any]:
@@ -123,6 +132,8 @@ class Transaction(Protocol):
 
     async def send(self, sql: str, arguments: Sequence[Any]) -> None: ...
 
+    async def send_each(self, sql: str, arguments: Sequence[Sequence[Any]]) -> None: ...
+
     async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Iterable[Any]]: ...
 
     async def commit(self) -> None: ...
@@ -149,6 +160,11 @@ class Connection:
         """Execute a statement that is made once, and gives no rows: on SQLite together with what follows it."""
         own = ready(statement, self.dialect)
         await self._driven(self._transaction.send(own.sql, own.arguments(values)))
+
+    async def send_each(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The same, once for each row, in order."""
+        own = ready(statement, self.dialect)
+        await self._driven(self._transaction.send_each(own.sql, own.arguments_of_each(rows)))
 
     async def fetch(self, statement: Executable, values: Mapping[str, Any]) -> list[Any]:
         """The rows of a statement that is made once."""
@@ -231,3 +247,10 @@ class Connection:
         if self.is_sqlite:
             return literal(datetime.now(UTC) - ago, Instant())
         return func.clock_timestamp(type_=DateTime(timezone=True)) - ago
+
+
+def listed(column: ColumnElement[str], name: str, *, is_sqlite: bool) -> ColumnElement[bool]:
+    """`column IN :name` of a statement that is made once: a list of any length is one parameter."""
+    if is_sqlite:
+        return column.in_(select(func.json_each(bindparam(name, type_=JSON)).table_valued("value").c.value))
+    return column == any_(bindparam(name, type_=ARRAY(column.type)))

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, Column, String, Text, bindparam, func, select, true
+from sqlalchemy import ARRAY, Column, ColumnElement, String, Text, bindparam, func, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeEngine
 
@@ -114,10 +114,15 @@ async def append_events(connection: Connection, rows: Sequence[EventRow]) -> Non
     if not rows:
         return
     if connection.is_sqlite:
-        plain = [(*row[:-1], None if row[-1] is None else json.dumps(row[-1], ensure_ascii=False)) for row in rows]
-        await connection.execute(_APPEND_JSON, {"rows": json.dumps(plain, ensure_ascii=False)})
+        await connection.send(_APPEND_JSON, {"rows": rows_to_json(rows)})
     else:
-        await connection.execute(_APPEND_ARRAYS, arrays_of(rows))
+        await connection.send(_APPEND_ARRAYS, arrays_of(rows))
+
+
+def rows_to_json(rows: Sequence[EventRow]) -> str:
+    """For `row_columns`."""
+    plain = [(*row[:-1], None if row[-1] is None else json.dumps(row[-1], ensure_ascii=False)) for row in rows]
+    return json.dumps(plain, ensure_ascii=False)
 
 
 def _plain(column: Column[Any]) -> TypeEngine[Any]:
@@ -141,11 +146,16 @@ def _append_arrays() -> postgresql.Insert:
     return insert.on_conflict_do_nothing()
 
 
+def row_columns() -> list[ColumnElement[Any]]:
+    """The columns of many events in the one parameter `rows`, for SQLite."""
+    rows = func.json_each(bindparam("rows", type_=Text)).table_valued("value")
+    return [func.json_extract(rows.c.value, f"$[{place}]") for place in range(len(_NAMES))]
+
+
 def _append_json() -> sqlite.Insert:
     """One statement and one step of it for any number of rows: between two steps SQLite's thread waits its turn."""
-    rows = func.json_each(bindparam("rows", type_=Text)).table_valued("value")
-    columns = [func.json_extract(rows.c.value, f"$[{place}]") for place in range(len(_NAMES))]
-    insert = sqlite.insert(reply_events).from_select(list(reply_events.c), select(*columns).where(true()))
+    rows = select(*row_columns()).where(true())  # else SQLite takes ON CONFLICT for a condition of a join
+    insert = sqlite.insert(reply_events).from_select(list(reply_events.c), rows)
     return insert.on_conflict_do_nothing()
 
 

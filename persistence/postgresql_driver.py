@@ -31,6 +31,10 @@ class PostgresqlTransaction:
     async def send(self, sql: str, arguments: Sequence[Any]) -> None:
         await self.fetch(sql, arguments)
 
+    async def send_each(self, sql: str, arguments: Sequence[Sequence[Any]]) -> None:
+        await self.begin()
+        await self._connection.executemany(sql, arguments)
+
     async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Iterable[Any]]:
         await self.begin()
         return await self._connection.fetch(sql, *arguments)

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 import aiosqlite
 
 T = TypeVar("T")
-Statement = tuple[str, Sequence[Any]]
+Deferred = Callable[[sqlite3.Connection], object]
 
 
 def connect(file: str, **options: Any) -> aiosqlite.Connection:  # noqa: ANN401  as sqlite3.connect has them
@@ -35,7 +35,7 @@ class OneVisitConnection(aiosqlite.Connection):
 
     def __init__(self, *options: Any) -> None:  # noqa: ANN401  as aiosqlite has them
         super().__init__(*options)
-        self._deferred: list[Statement] = []
+        self._deferred: list[Deferred] = []
 
     def cursor(self) -> "OneVisitCursor":  # type: ignore[override]
         return OneVisitCursor(self)
@@ -50,7 +50,10 @@ class OneVisitConnection(aiosqlite.Connection):
 
     async def send(self, statement: str, parameters: Sequence[Any]) -> None:
         """Defer it."""
-        self._deferred.append((statement, parameters))
+        self._deferred.append(lambda connection: connection.execute(statement, parameters))
+
+    async def send_each(self, statement: str, parameters: Sequence[Sequence[Any]]) -> None:
+        self._deferred.append(lambda connection: connection.executemany(statement, parameters))
 
     async def fetch(self, statement: str, parameters: Sequence[Any]) -> list[Any]:
         return await self.visit(lambda connection: connection.execute(statement, parameters).fetchall())
@@ -88,14 +91,14 @@ class OneVisitConnection(aiosqlite.Connection):
 def _visit(
     connection: sqlite3.Connection,
     begins: str,
-    deferred: Sequence[Statement],
+    deferred: Sequence[Deferred],
     work: Callable[[sqlite3.Connection], T],
     commits: bool,
 ) -> T:
     if begins:
         connection.execute(begins)
-    for statement, parameters in deferred:
-        connection.execute(statement, parameters)
+    for execute in deferred:
+        execute(connection)
     result = work(connection)
     if commits:
         connection.execute("COMMIT")

@@ -1,6 +1,6 @@
 """Watches what is really sent to a database."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,17 +23,22 @@ def sent_statements() -> Iterator[list[Sent]]:
         if not statement.startswith(("BEGIN", "PRAGMA")):
             sent.append((statement, parameters))
 
-    own = Ready.arguments
+    one, each = Ready.arguments, Ready.arguments_of_each
 
     def noting(ready: Ready, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        given = own(ready, values)
+        given = one(ready, values)
+        sent.append((ready.sql, given))
+        return given
+
+    def noting_each(ready: Ready, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+        given = each(ready, rows)
         sent.append((ready.sql, given))
         return given
 
     event.listen(Engine, "before_cursor_execute", note)
-    Ready.arguments = noting  # type: ignore[assignment,method-assign]
+    Ready.arguments, Ready.arguments_of_each = noting, noting_each  # type: ignore[assignment,method-assign]
     try:
         yield sent
     finally:
-        Ready.arguments = own  # type: ignore[method-assign]
+        Ready.arguments, Ready.arguments_of_each = one, each  # type: ignore[method-assign]
         event.remove(Engine, "before_cursor_execute", note)
