@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import ARRAY, Column, ColumnElement, String, Text, bindparam, func, select, true
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
 from domain.conversations import MessagePart, PartKind
@@ -116,7 +117,7 @@ async def append_events(connection: Connection, rows: Sequence[EventRow]) -> Non
     if connection.is_sqlite:
         await connection.send(_APPEND_JSON, {"rows": rows_to_json(rows)})
     else:
-        await connection.send(_APPEND_ARRAYS, arrays_of(rows))
+        await connection.send(_APPEND_ARRAYS, event_arrays(rows))
 
 
 def rows_to_json(rows: Sequence[EventRow]) -> str:
@@ -130,19 +131,24 @@ def _plain(column: Column[Any]) -> TypeEngine[Any]:
     return String() if isinstance(column.type, Id) else column.type
 
 
-EVENT_ARRAYS = [bindparam(column.name, type_=ARRAY(_plain(column))) for column in reply_events.c]
-"""Each column of many events as one array, for PostgreSQL's unnest."""
 _NAMES = [column.name for column in reply_events.c]
+PREFIX = "event_"
 
 
-def arrays_of(rows: Sequence[EventRow]) -> dict[str, Sequence[Any]]:
-    return dict(zip(_NAMES, zip(*rows, strict=True) if rows else [()] * len(_NAMES), strict=True))
+def event_rows() -> TableValuedAlias:
+    """Many events, for PostgreSQL: each column is one array, see `event_arrays`."""
+    arrays = [bindparam(PREFIX + column.name, type_=ARRAY(_plain(column))) for column in reply_events.c]
+    return func.unnest(*arrays).table_valued(*_NAMES).render_derived()
+
+
+def event_arrays(rows: Sequence[EventRow]) -> dict[str, Sequence[Any]]:
+    columns = zip(*rows, strict=True) if rows else [()] * len(_NAMES)
+    return {PREFIX + name: column for name, column in zip(_NAMES, columns, strict=True)}
 
 
 def _append_arrays() -> postgresql.Insert:
     """One statement for any number of rows."""
-    rows = func.unnest(*EVENT_ARRAYS).table_valued(*(column.name for column in reply_events.c)).render_derived()
-    insert = postgresql.insert(reply_events).from_select(list(reply_events.c), select(*rows.c))
+    insert = postgresql.insert(reply_events).from_select(list(reply_events.c), select(*event_rows().c))
     return insert.on_conflict_do_nothing()
 
 

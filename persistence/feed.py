@@ -140,7 +140,7 @@ def _event(row: AnyRow) -> ConversationEvent:
 
 def unnested(name: str, prefix: str = "", **types: TypeEngine[Any]) -> TableValuedAlias:
     """Arrays as a table; each parameter has the name of its column, after the prefix."""
-    arrays = [bindparam(prefix + each, type_=ARRAY(kind)) for each, kind in types.items()]
+    arrays = [bindparam(prefix + each, type_=ARRAY(kind, dimensions=1)) for each, kind in types.items()]
     columns = [column(each, kind) for each, kind in types.items()]
     return func.unnest(*arrays).table_valued(*columns).render_derived(name=name)
 
