@@ -9,6 +9,9 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
+    JSON,
+    BigInteger,
     ColumnElement,
     Date,
     DateTime,
@@ -18,10 +21,11 @@ from sqlalchemy import (
     case,
     cast,
     func,
-    literal,
     select,
+    true,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 from domain.account_storage import Use
 from domain.accounts import LOCAL_USER_ID
@@ -41,7 +45,7 @@ class SqlBudgets:
             today = datetime.now(UTC).date()
             given |= {"today": today, "first": today.replace(day=1)}
         query = _USE_BY_OUR_CLOCK if self._connection.is_sqlite else _USE
-        return Use(*(await self._connection.execute(query, given)).one())
+        return Use(*(await self._connection.fetch(query, given))[0])
 
     async def reserve(self, lease: Lease, tokens: int) -> bool:
         attempt = (replies.c.id == lease.reply_id, replies.c.attempt == lease.attempt)
@@ -58,15 +62,12 @@ class SqlBudgets:
         """Store what was remembered: one statement."""
         if not self._spent:
             return
-        rows = [{"user_id": user_id, "tokens": tokens} for user_id, tokens in sorted(self._spent.items())]
+        spent = dict(sorted(self._spent.items()))
         self._spent.clear()
-        added = self._connection.insert(token_usage).values(day=self._today())
-        total = token_usage.c.tokens + added.excluded.tokens
-        upsert = added.on_conflict_do_update(index_elements=["user_id", "day"], set_={"tokens": total})
-        await self._connection.execute(upsert, rows)
-
-    def _today(self) -> ColumnElement[date]:
-        return literal(datetime.now(UTC).date(), Date()) if self._connection.is_sqlite else _TODAY
+        if self._connection.is_sqlite:
+            await self._connection.send(_SPENDING_BY_OUR_CLOCK, {"spent": spent, "today": datetime.now(UTC).date()})
+        else:
+            await self._connection.send(_SPENDING, {"spenders": list(spent), "tokens": list(spent.values())})
 
 
 def _total(column: ColumnElement[int]) -> ColumnElement[int]:
@@ -94,3 +95,25 @@ def _use(today: ColumnElement[date], first_of_month: ColumnElement[date]) -> Sel
 _TODAY = cast(func.timezone("UTC", func.clock_timestamp(type_=DateTime(timezone=True))), Date)
 _USE = _use(_TODAY, cast(func.date_trunc("month", _TODAY), Date))
 _USE_BY_OUR_CLOCK = _use(bindparam("today", type_=Date()), bindparam("first", type_=Date()))
+
+
+def _spending() -> Any:  # noqa: ANN401  a statement
+    """In the order of the arrays."""
+    arrays = bindparam("spenders", type_=ARRAY(Id)), bindparam("tokens", type_=ARRAY(BigInteger))
+    spent = func.unnest(*arrays).table_valued("spender", "tokens", name="spent").render_derived()
+    added = postgresql.insert(token_usage).from_select(_COLUMNS, select(spent.c.spender, _TODAY, spent.c.tokens))
+    total = token_usage.c.tokens + added.excluded.tokens
+    return added.on_conflict_do_update(index_elements=["user_id", "day"], set_={"tokens": total})
+
+
+def _spending_by_our_clock() -> Any:  # noqa: ANN401  a statement
+    spent = func.json_each(bindparam("spent", type_=JSON)).table_valued("key", "value")
+    rows = select(spent.c.key, bindparam("today", type_=Date()), spent.c.value).where(true())
+    added = sqlite.insert(token_usage).from_select(_COLUMNS, rows)
+    total = token_usage.c.tokens + added.excluded.tokens
+    return added.on_conflict_do_update(index_elements=["user_id", "day"], set_={"tokens": total})
+
+
+_COLUMNS = ["user_id", "day", "tokens"]
+_SPENDING = _spending()
+_SPENDING_BY_OUR_CLOCK = _spending_by_our_clock()

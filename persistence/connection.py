@@ -7,15 +7,19 @@ they talk to. Nothing here knows what is stored.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import sqlite3
+from collections import namedtuple
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias, TypeVar
+from functools import lru_cache
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import asyncpg
 import sqlalchemy
 from sqlalchemy import (
     ARRAY,
+    JSON,
     ColumnElement,
     CursorResult,
     DateTime,
@@ -27,6 +31,7 @@ from sqlalchemy import (
     bindparam,
     func,
     literal,
+    select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
@@ -40,9 +45,15 @@ AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 AnyResult: TypeAlias = CursorResult[*tuple[Any, ...]]
 Insert: TypeAlias = postgresql.Insert | sqlite.Insert
 Parameters: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
-DRIVER_ERRORS = (SQLAlchemyError, OSError, UnicodeError, OverflowError, asyncpg.InternalClientError)
-"""The last is what a connection says that was lost in the middle of a call: SQLAlchemy passes it on as it is."""
-REFUSALS = (DataError, IntegrityError, UnicodeError, OverflowError)
+DRIVER_ERRORS = (
+    *(SQLAlchemyError, OSError, UnicodeError, OverflowError, sqlite3.Error),
+    *(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError),
+)
+"""The last is what a connection says that was lost in the middle of a call."""
+REFUSALS = (
+    *(DataError, IntegrityError, UnicodeError, OverflowError),
+    *(sqlite3.DataError, sqlite3.IntegrityError),
+)
 DATA_CLASSES = ("22", "23")
 """SQLSTATE classes that are about the values: data exceptions, violated constraints (PostgreSQL, appendix A)."""
 
@@ -51,14 +62,21 @@ def _is_about_the_data(error: BaseException) -> bool:
     """Whether the same statement with the same values would fail again."""
     if isinstance(error, REFUSALS) or (isinstance(error, StatementError) and not isinstance(error, DBAPIError)):
         return True
-    original = getattr(error, "orig", None)
+    if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
+        return True  # what asyncpg says of a value that it cannot send
+    original = getattr(error, "orig", error)
     return isinstance(original, REFUSALS) or str(getattr(original, "sqlstate", None))[:2] in DATA_CLASSES
+
+
+def _storage_error(error: BaseException) -> StorageError:
+    return (DataRefused if _is_about_the_data(error) else StorageError)(type(error).__name__)
 
 
 class Ready:
     """A statement that is compiled for a dialect once and for all.
 
-    SQLAlchemy keeps compiled statements too, but to find one and to place its parameters costs it more than to send it.
+    SQLAlchemy keeps compiled statements too, but to find one, to place its parameters and to make its result costs it
+    several times what the driver needs for the statement.
     """
 
     def __init__(self, statement: Executable, dialect: Dialect) -> None:
@@ -68,9 +86,34 @@ class Ready:
         processors = [bind.type.dialect_impl(dialect).bind_processor(dialect) or _as_it_is for bind in binds]
         constants = [bind.value for bind in binds]
         self._places = list(zip(compiled.positiontup, constants, processors, strict=True))
+        columns = compiled._result_columns
+        names = [column.keyname for column in columns]
+        self._named: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]
+        readers = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
+        self._readers = [(place, reader) for place, reader in enumerate(readers) if reader is not None]
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        return self._given(values)
+
+    def arguments_of_each(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+        return [self._given(row) for row in rows]
+
+    def _given(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(process(values.get(name, constant)) for name, constant, process in self._places)
+
+    def rows(self, found: Iterable[Iterable[Any]]) -> list[Any]:
+        """What the driver found, with the names of the columns."""
+        return [self._read(row) for row in found]
+
+    def _read(self, row: Iterable[Any]) -> Any:  # noqa: ANN401  a row
+        values = list(row)
+        for place, reader in self._readers:
+            values[place] = reader(values[place])
+        return self._named._make(values)
+
+
+ready = lru_cache(maxsize=512)(Ready)
+"""By the identities of the statement and the dialect: for statements that are made once."""
 
 
 def _as_it_is(value: T) -> T:
@@ -84,27 +127,63 @@ def one_of(column: ColumnElement[str], name: str, *, is_sqlite: bool) -> ColumnE
     return column == any_(bindparam(name, type_=ARRAY(column.type)))
 
 
+class Transaction(Protocol):
+    """What the drivers do of a transaction, which SQLAlchemy knows nothing of. Their errors are their own."""
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Nothing is left to be committed or rolled back."""
+
+    async def begin(self) -> None:
+        """Unless it has begun."""
+
+    async def send(self, sql: str, arguments: Sequence[Any]) -> None: ...
+
+    async def send_each(self, sql: str, arguments: Sequence[Sequence[Any]]) -> None: ...
+
+    async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Iterable[Any]]: ...
+
+    async def commit(self) -> None: ...
+
+    async def rollback(self) -> None: ...
+
+
 class Connection:
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, transaction: Transaction) -> None:
         self.dialect = connection.dialect
         self.is_sqlite = self.dialect.name == "sqlite"
         self._connection = connection
+        self._transaction = transaction
         self._call: asyncio.Future[Any] | None = None
+
+    async def begin(self) -> None:
+        await self._driven(self._transaction.begin())
 
     async def execute(self, statement: Executable, parameters: Parameters | None = None) -> AnyResult:
         """With a sequence of parameters the statement is executed once for each, in order."""
-        return await self._whole(self._connection.execute(statement, parameters))
+        return await self._whole(self._begun(self._connection.execute(statement, parameters)))
 
-    async def send(self, ready: "Ready", values: Mapping[str, Any]) -> None:
-        """Execute a ready statement that gives no rows."""
-        await self._whole(self._connection.exec_driver_sql(ready.sql, ready.arguments(values)))
+    async def send(self, statement: Executable, values: Mapping[str, Any]) -> None:
+        """Execute a statement that is made once, and gives no rows: on SQLite together with what follows it."""
+        own = ready(statement, self.dialect)
+        await self._driven(self._transaction.send(own.sql, own.arguments(values)))
+
+    async def send_each(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The same, once for each row, in order."""
+        own = ready(statement, self.dialect)
+        await self._driven(self._transaction.send_each(own.sql, own.arguments_of_each(rows)))
+
+    async def fetch(self, statement: Executable, values: Mapping[str, Any]) -> list[Any]:
+        """The rows of a statement that is made once."""
+        own = ready(statement, self.dialect)
+        return own.rows(await self._driven(self._transaction.fetch(own.sql, own.arguments(values))))
 
     async def run(self, work: Callable[[sqlalchemy.Connection], T]) -> T:
         """Run code that is written for a blocking connection."""
-        return await self._whole(self._connection.run_sync(work))
+        return await self._whole(self._begun(self._connection.run_sync(work)))
 
     async def commit(self) -> None:
-        await self._whole(self._connection.commit())
+        await self._driven(self._transaction.commit())
 
     @property
     def plain(self) -> AsyncConnection:
@@ -116,6 +195,11 @@ class Connection:
         """A call goes on that a cancelled task has left behind."""
         return self._call is not None and not self._call.done()
 
+    @property
+    def is_at_rest(self) -> bool:
+        """To close it nothing needs to be waited for."""
+        return self._transaction.is_at_rest and not self.busy
+
     async def discard(self) -> None:
         """Take no chances with this connection: it is closed for good. Never raises."""
         with suppress(*DRIVER_ERRORS):
@@ -123,18 +207,35 @@ class Connection:
 
     async def close(self) -> None:
         """When the last call has ended, roll back what is not committed, and give the connection back. Never raises."""
-        if self._call is not None:
+        if self._call is not None and self.busy:
             await asyncio.wait([self._call])
+        if not self._connection.invalidated:
+            try:
+                await self._transaction.rollback()
+            except DRIVER_ERRORS:
+                await self.discard()
         with suppress(*DRIVER_ERRORS):
             await self._connection.close()
+
+    async def _begun(self, call: Coroutine[Any, Any, T]) -> T:
+        await self._transaction.begin()
+        return await call
+
+    async def _driven(self, call: Coroutine[Any, Any, T]) -> T:
+        """A visit to SQLite's thread ends there, whoever waits for it."""
+        if not self.is_sqlite:
+            return await self._whole(call)
+        try:
+            return await call
+        except DRIVER_ERRORS as error:
+            raise _storage_error(error) from error
 
     async def _whole(self, call: Coroutine[Any, Any, T]) -> T:
         self._call = asyncio.ensure_future(call)
         try:
             return await asyncio.shield(self._call)
         except DRIVER_ERRORS as error:
-            kind = DataRefused if _is_about_the_data(error) else StorageError
-            raise kind(type(error).__name__) from error
+            raise _storage_error(error) from error
 
     # ── what the dialects say differently ──
 
@@ -153,3 +254,10 @@ class Connection:
         if self.is_sqlite:
             return literal(datetime.now(UTC) - ago, Instant())
         return func.clock_timestamp(type_=DateTime(timezone=True)) - ago
+
+
+def listed(column: ColumnElement[str], name: str, *, is_sqlite: bool) -> ColumnElement[bool]:
+    """`column IN :name` of a statement that is made once: a list of any length is one parameter."""
+    if is_sqlite:
+        return column.in_(select(func.json_each(bindparam(name, type_=JSON)).table_valued("value").c.value))
+    return column == any_(bindparam(name, type_=ARRAY(column.type)))

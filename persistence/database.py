@@ -17,11 +17,11 @@ from typing import Any
 from sqlalchemy import event, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from domain.errors import StorageError, Unavailable
-from persistence import sqlite_driver
-from persistence.connection import DRIVER_ERRORS, Connection
+from persistence import postgresql_driver, sqlite_driver
+from persistence.connection import DRIVER_ERRORS, Connection, Transaction
 
 DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -96,8 +96,7 @@ class Database:
             self._reader = _sqlite(self.url, "BEGIN", "query_only=ON", pool_size=4, pool_timeout=pool_seconds)
         else:
             self._writer = _postgresql(self.url, statement_seconds, pool_size=pool_size, pool_timeout=pool_seconds)
-            self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            self._alone = self._writer.execution_options(isolation_level="AUTOCOMMIT")
+            self._reader = self._writer
 
     @property
     def file(self) -> Path | None:
@@ -107,11 +106,13 @@ class Database:
     def connect(self, *, writing: bool, alone: bool = False) -> AbstractAsyncContextManager[Connection]:
         """One transaction, rolled back unless committed. Raises Unavailable before work, StorageError in it.
 
-        `alone` promises that it is one statement: a server then commits it in the same round trip.
+        `alone` promises that it is one statement that gives rows, after any that give none on SQLite: it is committed
+        in the same round trip.
         """
         if alone and not self.is_sqlite:
             return self._statement()
-        return self._transaction(self._writer if writing else self._reader)
+        begin = postgresql_driver.WRITING if writing else postgresql_driver.READING
+        return self._transaction(self._writer if writing else self._reader, begin, alone=alone)
 
     @asynccontextmanager
     async def migrating(self) -> AsyncIterator[Connection]:
@@ -135,20 +136,40 @@ class Database:
         await self._reader.dispose()
 
     @asynccontextmanager
-    async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[Connection]:
+    async def _transaction(
+        self, engine: AsyncEngine, begin: str | None = postgresql_driver.WRITING, *, alone: bool = False
+    ) -> AsyncIterator[Connection]:
         try:
-            connection = Connection(await engine.connect())
+            found = await engine.connect()
         except DRIVER_ERRORS as error:
             raise Unavailable from error
+        connection = Connection(found, self._transaction_on(found, begin, alone=alone))
         try:
+            await self._begin(connection)
             yield connection
         finally:
             await self._give_back(connection)
 
+    @staticmethod
+    async def _begin(connection: Connection) -> None:
+        try:
+            await connection.begin()
+        except StorageError as error:
+            raise Unavailable from error
+
+    def _transaction_on(self, connection: AsyncConnection, begin: str | None, *, alone: bool) -> Transaction:
+        assert connection.sync_connection is not None
+        driver: Any = connection.sync_connection.connection.driver_connection
+        if not self.is_sqlite:
+            return postgresql_driver.PostgresqlTransaction(driver, begin)
+        assert isinstance(driver, sqlite_driver.OneVisitConnection)
+        driver.alone = alone
+        return driver
+
     @asynccontextmanager
     async def _statement(self) -> AsyncIterator[Connection]:
         """After an error the driver may leave the server in the middle of a transaction that it knows nothing of."""
-        async with self._transaction(self._alone) as connection:
+        async with self._transaction(self._writer, None) as connection:
             try:
                 yield connection
             except StorageError:
@@ -157,6 +178,9 @@ class Database:
 
     async def _give_back(self, connection: Connection) -> None:
         """Whoever was cancelled in a call does not wait for its end: the connection comes back by itself."""
+        if connection.is_at_rest:
+            await connection.close()
+            return
         closing = asyncio.create_task(connection.close())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
@@ -182,10 +206,7 @@ def _sqlite(url: URL, begin: str, *pragmas: str, pool_size: int = 1, pool_timeou
         for pragma in always + pragmas:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def start(connection: Any) -> None:  # noqa: ANN401  the sync face of the connection
-        connection.exec_driver_sql(begin)
+        connection.driver_connection.beginning = begin
 
     return engine
 
@@ -204,7 +225,7 @@ def _give_up_what_nobody_ends(connection: Any, _record: Any) -> None:  # noqa: A
 def _postgresql(url: URL, statement_seconds: float | None = None, **pool: float) -> AsyncEngine:
     limits = {"timeout": CONNECT_SECONDS, "command_timeout": statement_seconds}
     named = {"server_settings": {"application_name": "tertulia"}}
-    engine = _engine(url, connect_args=limits | named, **pool)
+    engine = _engine(url, connect_args=limits | named, isolation_level="AUTOCOMMIT", **pool)
     if statement_seconds is not None:
         event.listen(engine.sync_engine, "connect", _give_up_what_nobody_ends)
 

@@ -7,28 +7,38 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, case, false, insert, select, update
+from sqlalchemy import ColumnElement, case, false, insert, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from domain.events import Finished, LoggedEvent, StatusChanged, fold, untold
-from domain.replies import FinishReason, HandOver, Lease, Outcome, ReplyStatus, Usage
+from domain.replies import FinishReason, HandOver, Lease, Outcome, ReplyStatus
 from domain.spoken import calls_in
 from domain.storage import FlushEntry
 from persistence.connection import AnyRow, Connection
-from persistence.events import append_events, event_to_row, events_of, parts_to_json
-from persistence.tables import AWAITING, conversations, messages, replies, reply_attempts, tool_calls
+from persistence.events import EventRow, append_events, event_to_row, events_of, parts_to_json
+from persistence.feed import SqlFeed
+from persistence.settlement import settled, spent, store_ends
+from persistence.tables import AWAITING, messages, replies, reply_attempts, tool_calls
 from persistence.tool_calls import cancel_calls, stored_calls
 
 STOPPED_IN_QUEUE = Outcome(ReplyStatus.STOPPED, FinishReason.STOPPED_BY_USER)
 Ending = tuple[FlushEntry, Outcome | HandOver]
 
 
-async def end_attempts(connection: Connection, endings: Sequence[Ending], at: datetime) -> None:
-    """Store the ends of attempts whose last events have just been appended."""
-    await _settle(connection, [(e, outcome) for e, outcome in endings if isinstance(outcome, Outcome)], at)
-    for entry, outcome in endings:
-        if isinstance(outcome, HandOver):
-            await _hand_over(connection, entry, outcome, at)
+async def end_attempts(
+    connection: Connection, feed: SqlFeed | None, events: Sequence[EventRow], endings: Sequence[Ending], at: datetime
+) -> None:
+    """Append the events, and store the ends of attempts that they tell of. For the feed see `store_ends`."""
+    settled_now = [(entry, outcome) for entry, outcome in endings if isinstance(outcome, Outcome)]
+    handed_over = [(entry, outcome) for entry, outcome in endings if isinstance(outcome, HandOver)]
+    if handed_over or not settled_now:
+        await append_events(connection, events)
+        events = []
+    for entry, outcome in handed_over:
+        await _hand_over(connection, entry, outcome, at)
+    if settled_now:
+        await cancel_calls(connection, [entry.lease.reply_id for entry, _ in settled_now if calls_in(entry.parts)])
+        await store_ends(connection, feed, events, settled_now, at)
 
 
 async def rescued(
@@ -64,7 +74,8 @@ async def _put_back(connection: Connection, lease: Lease, ended: HandOver, at: d
         return None
     message = messages.c.id == lease.reply_id
     await connection.execute(update(messages).where(message).values(token_count=ended.token_count))
-    await connection.execute(insert(reply_attempts), [_usage(lease, ended.usage, at)])
+    attempt = {"reply_id": lease.reply_id, **spent(lease.attempt, ended.usage, at)}
+    await connection.execute(insert(reply_attempts), [attempt])
     return row
 
 
@@ -104,77 +115,3 @@ def _waiting_again(lease: Lease, ended: HandOver, rescues: int) -> ReturningUpda
         rescues=replies.c.rescues + rescues,
         requests=replies.c.requests + ended.requests,
     ).returning(replies)
-
-
-def _usage(lease: Lease, usage: Usage, at: datetime) -> dict[str, Any]:
-    return {
-        "reply_id": lease.reply_id,
-        "attempt": lease.attempt,
-        "ended_at": at,
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cached_input_tokens": usage.cached_input_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "estimated": usage.estimated,
-    }
-
-
-async def _settle(connection: Connection, ended: Sequence[tuple[FlushEntry, Outcome]], at: datetime) -> None:
-    if not ended:
-        return
-    execute = connection.execute
-    await execute(insert(reply_attempts), [_usage(entry.lease, outcome.usage, at) for entry, outcome in ended])
-    await execute(_FOLD, [_message(entry, outcome) for entry, outcome in ended])
-    await execute(_END, [_reply(entry, outcome, at) for entry, outcome in ended])
-    await cancel_calls(connection, [entry.lease.reply_id for entry, _ in ended if calls_in(entry.parts)])
-    touched = sorted({entry.lease.conversation_id for entry, _ in ended})
-    which = connection.among(conversations.c.id, touched)
-    await execute(update(conversations).where(which).values(last_activity_at=at, updated_at=at))
-
-
-_FOLD = (
-    update(messages)
-    .where(messages.c.id == bindparam("message_id"))
-    .values(parts=bindparam("folded"), token_count=bindparam("tokens"))
-)
-_END = (
-    update(replies)
-    .where(replies.c.id == bindparam("reply_id"))
-    .values(requests=replies.c.requests + bindparam("asked"))
-)
-
-
-def settled(outcome: Outcome, at: datetime, last_seq: int) -> dict[str, Any]:
-    """The columns of a reply that say that it has ended, and how."""
-    error = outcome.error
-    return {
-        "status": outcome.status.value,
-        "finish_reason": outcome.finish_reason.value,
-        "error_code": error.code.value if error else None,
-        "error_message": error.message if error else None,
-        "error_retryable": error.retryable if error else None,
-        "error_retry_after_ms": error.retry_after_ms if error else None,
-        "finished_at": at,
-        "last_seq": last_seq,
-        "owner": None,
-    }
-
-
-def _reply(entry: FlushEntry, outcome: Outcome, at: datetime) -> dict[str, Any]:
-    return {
-        "reply_id": entry.lease.reply_id,
-        "asked": outcome.requests,
-        "first_token_at": outcome.first_token_at,
-        "response_model": outcome.response_model,
-        "completion_id": outcome.completion_id,
-        "request_id": outcome.request_id,
-        **settled(outcome, at, entry.events[-1].seq),
-    }
-
-
-def _message(entry: FlushEntry, outcome: Outcome) -> dict[str, Any]:
-    return {
-        "message_id": entry.lease.reply_id,
-        "folded": parts_to_json(entry.parts),
-        "tokens": outcome.token_count,
-    }

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, Column, Select, String, Text, bindparam, func, select, true
+from sqlalchemy import ARRAY, Column, ColumnElement, Select, String, Text, bindparam, func, select, true
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
 from domain.conversations import MessagePart, PartKind
@@ -121,10 +122,15 @@ async def append_events(connection: Connection, rows: Sequence[EventRow]) -> Non
     if not rows:
         return
     if connection.is_sqlite:
-        plain = [(*row[:-1], None if row[-1] is None else json.dumps(row[-1], ensure_ascii=False)) for row in rows]
-        await connection.execute(_APPEND_JSON, {"rows": json.dumps(plain, ensure_ascii=False)})
+        await connection.send(_APPEND_JSON, {"rows": rows_to_json(rows)})
     else:
-        await connection.execute(_APPEND_ARRAYS, arrays_of(rows))
+        await connection.send(_APPEND_ARRAYS, event_arrays(rows))
+
+
+def rows_to_json(rows: Sequence[EventRow]) -> str:
+    """For `row_columns`."""
+    plain = [(*row[:-1], None if row[-1] is None else json.dumps(row[-1], ensure_ascii=False)) for row in rows]
+    return json.dumps(plain, ensure_ascii=False)
 
 
 def _plain(column: Column[Any]) -> TypeEngine[Any]:
@@ -132,27 +138,37 @@ def _plain(column: Column[Any]) -> TypeEngine[Any]:
     return String() if isinstance(column.type, Id) else column.type
 
 
-EVENT_ARRAYS = [bindparam(column.name, type_=ARRAY(_plain(column))) for column in reply_events.c]
-"""Each column of many events as one array, for PostgreSQL's unnest."""
 _NAMES = [column.name for column in reply_events.c]
+PREFIX = "event_"
 
 
-def arrays_of(rows: Sequence[EventRow]) -> dict[str, Sequence[Any]]:
-    return dict(zip(_NAMES, zip(*rows, strict=True) if rows else [()] * len(_NAMES), strict=True))
+def event_rows() -> TableValuedAlias:
+    """Many events, for PostgreSQL: each column is one array, see `event_arrays`."""
+    arrays = [bindparam(PREFIX + column.name, type_=ARRAY(_plain(column))) for column in reply_events.c]
+    return func.unnest(*arrays).table_valued(*_NAMES).render_derived()
+
+
+def event_arrays(rows: Sequence[EventRow]) -> dict[str, Sequence[Any]]:
+    columns = zip(*rows, strict=True) if rows else [()] * len(_NAMES)
+    return {PREFIX + name: column for name, column in zip(_NAMES, columns, strict=True)}
 
 
 def _append_arrays() -> postgresql.Insert:
     """One statement for any number of rows."""
-    rows = func.unnest(*EVENT_ARRAYS).table_valued(*(column.name for column in reply_events.c)).render_derived()
-    insert = postgresql.insert(reply_events).from_select(list(reply_events.c), select(*rows.c))
+    insert = postgresql.insert(reply_events).from_select(list(reply_events.c), select(*event_rows().c))
     return insert.on_conflict_do_nothing()
+
+
+def row_columns() -> list[ColumnElement[Any]]:
+    """The columns of many events in the one parameter `rows`, for SQLite."""
+    rows = func.json_each(bindparam("rows", type_=Text)).table_valued("value")
+    return [func.json_extract(rows.c.value, f"$[{place}]") for place in range(len(_NAMES))]
 
 
 def _append_json() -> sqlite.Insert:
     """One statement and one step of it for any number of rows: between two steps SQLite's thread waits its turn."""
-    rows = func.json_each(bindparam("rows", type_=Text)).table_valued("value")
-    columns = [func.json_extract(rows.c.value, f"$[{place}]") for place in range(len(_NAMES))]
-    insert = sqlite.insert(reply_events).from_select(list(reply_events.c), select(*columns).where(true()))
+    rows = select(*row_columns()).where(true())  # else SQLite takes ON CONFLICT for a condition of a join
+    insert = sqlite.insert(reply_events).from_select(list(reply_events.c), rows)
     return insert.on_conflict_do_nothing()
 
 

@@ -7,16 +7,18 @@ here knows who reads.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    JSON,
     BigInteger,
+    Insert,
     Text,
+    Update,
     and_,
     bindparam,
-    case,
     column,
     delete,
     func,
@@ -31,7 +33,7 @@ from sqlalchemy.types import TypeEngine
 
 from domain.conversations import Change, ConversationEvent
 from persistence.connection import AnyRow, Connection
-from persistence.tables import Id, conversation_events, users
+from persistence.tables import Id, Instant, conversation_events, users
 
 SWEPT_AT_ONCE = 50_000
 Remembered = tuple[str, Change, str, str | None, str | None]
@@ -66,7 +68,7 @@ class SqlFeed:
         if self._connection.is_sqlite:
             await self._write_in_two_steps(*self._taken())
         else:
-            await self._connection.execute(TELLING, await self.told())
+            await self._connection.send(TELLING, await self.told())
 
     async def told(self) -> dict[str, list[Any]]:
         """What was remembered, as the parameters of TELLING: whoever takes it executes that, last of all."""
@@ -116,14 +118,11 @@ class SqlFeed:
         await self._connection.execute(query.with_for_update(key_share=True))
 
     async def _write_in_two_steps(self, rows: list[dict[str, Any]], totals: Mapping[str, int]) -> None:
-        raised = users.c.event_seq + case(totals, value=users.c.id)
-        raising = update(users).where(users.c.id.in_(totals)).values(event_seq=raised)
-        found = await self._connection.execute(raising.returning(users.c.id, users.c.event_seq))
-        newest = {row.id: row.event_seq for row in found}
-        for row in rows:
-            row["seq"] = newest[row["user_id"]] - totals[row["user_id"]] + row.pop("place")
+        """With nothing to wait for, as nobody else writes."""
         if rows:
-            await self._connection.execute(insert(conversation_events).values(at=self._connection.now()), rows)
+            given = [[row[name] for name in STORED] for row in rows]
+            await self._connection.send(_STORING, {"happened": given, "at": datetime.now(UTC)})
+        await self._connection.send(_RAISING, {"totals": dict(totals)})
 
 
 def _row(event: Remembered, totals: dict[str, int]) -> dict[str, Any]:
@@ -139,17 +138,32 @@ def _event(row: AnyRow) -> ConversationEvent:
     return ConversationEvent(row.seq, row.at, change, row.conversation_id, row.message_id, row.tool_call_id)
 
 
-def _unnested(name: str, **types: TypeEngine[Any]) -> TableValuedAlias:
-    """Arrays as a table; each parameter has the name of its column."""
-    arrays = [bindparam(each, type_=ARRAY(kind)) for each, kind in types.items()]
+def unnested(name: str, prefix: str = "", **types: TypeEngine[Any]) -> TableValuedAlias:
+    """Arrays as a table; each parameter has the name of its column, after the prefix."""
+    arrays = [bindparam(prefix + each, type_=ARRAY(kind, dimensions=1)) for each, kind in types.items()]
     columns = [column(each, kind) for each, kind in types.items()]
     return func.unnest(*arrays).table_valued(*columns).render_derived(name=name)
 
 
+def _storing() -> Insert:
+    """SQLite's: store any number of events with the numbers that follow on their users'."""
+    happened = func.json_each(bindparam("happened", type_=JSON)).table_valued("value")
+    user_id, place, *others = (func.json_extract(happened.c.value, f"$[{place}]") for place in range(len(STORED)))
+    rows = select(users.c.id, users.c.event_seq + place, *others, bindparam("at", type_=Instant))
+    return insert(conversation_events).from_select(_COLUMNS, rows.join_from(happened, users, users.c.id == user_id))
+
+
+def _raising() -> Update:
+    """SQLite's, right after that: raise the counters of any number of users."""
+    totals = func.json_each(bindparam("totals", type_=JSON)).table_valued("key", column("value", BigInteger))
+    raised = users.c.event_seq + totals.c.value
+    return update(users).where(users.c.id == totals.c.key).values(event_seq=raised)
+
+
 def _telling() -> postgresql.Insert:
     """Raise the counters of any number of users, and store any number of events with the numbers that these give."""
-    given = _unnested("given", owner=Id(), total=BigInteger())
-    happened = _unnested(
+    given = unnested("given", owner=Id(), total=BigInteger())
+    happened = unnested(
         "happened",
         user_id=Id(),
         place=BigInteger(),
@@ -174,9 +188,11 @@ def _telling() -> postgresql.Insert:
         happened.c.tool_call_id,
         func.clock_timestamp(),
     ).join(moved, moved.c.id == happened.c.user_id)
-    columns = ["user_id", "seq", "kind", "conversation_id", "message_id", "tool_call_id", "at"]
-    return postgresql.insert(conversation_events).from_select(columns, rows)
+    return postgresql.insert(conversation_events).from_select(_COLUMNS, rows)
 
 
+_COLUMNS = ["user_id", "seq", "kind", "conversation_id", "message_id", "tool_call_id", "at"]
+_STORING = _storing()
+_RAISING = _raising()
 TELLING = _telling()
 """Numbers and stores what is `told`, on PostgreSQL."""

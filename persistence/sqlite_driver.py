@@ -1,14 +1,20 @@
-"""aiosqlite with one visit to its thread per statement, where the driver as it comes makes four.
+"""aiosqlite with few visits to its thread, where the driver as it comes makes four for each statement.
 
-A cursor is made, executed, read and closed in the connection's own thread in one go, so what SQLAlchemy asks for
-afterwards is there already. Results are whole in memory, as they are with SQLAlchemy's own cursors.
+A cursor is made, executed, read and closed in one visit. What gives no rows waits for the next visit, and is executed
+there first, so a unit that writes goes there with its lookups and once more to commit. A transaction begins in the
+visit that needs it. Results are whole in memory, as they are with SQLAlchemy's own cursors.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from functools import partial
+from typing import Any, Self, TypeVar
 
 import aiosqlite
+
+T = TypeVar("T")
+Deferred = Callable[[sqlite3.Connection], object]
 
 
 def connect(file: str, **options: Any) -> aiosqlite.Connection:  # noqa: ANN401  as sqlite3.connect has them
@@ -19,8 +25,88 @@ def connect(file: str, **options: Any) -> aiosqlite.Connection:  # noqa: ANN401 
 
 
 class OneVisitConnection(aiosqlite.Connection):
+    """What is deferred fails in the visit that executes it: the next statement that gives rows, or the commit."""
+
+    beginning = ""
+    """How its transactions begin. Without it there are none, for what can be set only outside of them."""
+    alone = False
+    """Whether the next visit is a unit of its own, which it commits."""
+    _in_transaction = False
+
+    def __init__(self, *options: Any) -> None:  # noqa: ANN401  as aiosqlite has them
+        super().__init__(*options)
+        self._deferred: list[Deferred] = []
+
     def cursor(self) -> "OneVisitCursor":  # type: ignore[override]
         return OneVisitCursor(self)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Always: a rollback is not waited for."""
+        return True
+
+    async def begin(self) -> None:
+        """It begins by itself."""
+
+    async def send(self, statement: str, parameters: Sequence[Any]) -> None:
+        """Defer it."""
+        self._deferred.append(lambda connection: connection.execute(statement, parameters))
+
+    async def send_each(self, statement: str, parameters: Sequence[Sequence[Any]]) -> None:
+        self._deferred.append(lambda connection: connection.executemany(statement, parameters))
+
+    async def fetch(self, statement: str, parameters: Sequence[Any]) -> list[Any]:
+        return await self.visit(lambda connection: connection.execute(statement, parameters).fetchall())
+
+    def visit(self, work: Callable[[sqlite3.Connection], T], *, last: bool = False) -> "asyncio.Future[T]":
+        """Go to the thread, in the order of the calls. Whoever stops waiting for the future does not stop the visit."""
+        if not self._running or not self._connection:
+            raise sqlite3.OperationalError("no active connection")
+        deferred, self._deferred = self._deferred, []
+        commits = last or (self.alone and bool(deferred))
+        begins = self.beginning if not self._in_transaction and (deferred or not self.alone) else ""
+        self._in_transaction = bool(begins) or self._in_transaction
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if commits:
+            future.add_done_callback(self._committed)
+        self._tx.put_nowait((future, partial(_visit, self._conn, begins, deferred, work, commits)))
+        return future
+
+    async def commit(self) -> None:
+        if self._in_transaction or self._deferred:
+            await self.visit(_nothing, last=True)
+
+    async def rollback(self) -> None:
+        """Nobody waits for it: whoever comes next comes after it."""
+        self._deferred = []
+        if self._in_transaction and self._connection:
+            self._in_transaction = False
+            self._tx.put_nowait((None, self._conn.rollback))
+
+    def _committed(self, visit: "asyncio.Future[Any]") -> None:
+        if not visit.cancelled() and visit.exception() is None:
+            self._in_transaction = False
+
+
+def _visit(
+    connection: sqlite3.Connection,
+    begins: str,
+    deferred: Sequence[Deferred],
+    work: Callable[[sqlite3.Connection], T],
+    commits: bool,
+) -> T:
+    if begins:
+        connection.execute(begins)
+    for execute in deferred:
+        execute(connection)
+    result = work(connection)
+    if commits:
+        connection.execute("COMMIT")
+    return result
+
+
+def _nothing(_connection: sqlite3.Connection) -> None:
+    """For a visit that only executes what was deferred."""
 
 
 class OneVisitCursor:
@@ -39,11 +125,11 @@ class OneVisitCursor:
         return self
 
     async def execute(self, statement: str, parameters: Sequence[Any] = ()) -> Self:
-        await self._connection._execute(self._visit, self._connection._conn.execute, statement, parameters)  # type: ignore[no-untyped-call]
+        await self._connection.visit(lambda connection: self._keep(connection.execute(statement, parameters)))
         return self
 
     async def executemany(self, statement: str, parameters: Sequence[Sequence[Any]]) -> Self:
-        await self._connection._execute(self._visit, self._connection._conn.executemany, statement, parameters)  # type: ignore[no-untyped-call]
+        await self._connection.visit(lambda connection: self._keep(connection.executemany(statement, parameters)))
         return self
 
     async def fetchall(self) -> list[Any]:
@@ -53,8 +139,7 @@ class OneVisitCursor:
     async def close(self) -> None:
         """It was closed in its thread."""
 
-    def _visit(self, execute: Callable[..., sqlite3.Cursor], statement: str, parameters: Sequence[Any]) -> None:
-        cursor = execute(statement, parameters)
+    def _keep(self, cursor: sqlite3.Cursor) -> None:
         self.description, self.rowcount, self.lastrowid = cursor.description, cursor.rowcount, cursor.lastrowid
         self._rows = cursor.fetchall() if self.description else []
         cursor.close()

@@ -4,15 +4,15 @@ On PostgreSQL that is one statement, which also tells the user of it, on SQLite 
 `persistence/conversations.py`.
 """
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
-from sqlalchemy import BindParameter, Dialect, Insert, Table, Update, bindparam, false, insert, update
+from sqlalchemy import BindParameter, Insert, Table, Update, bindparam, false, insert, update
 
 from domain.conversations import Conversation, Message
 from domain.replies import Reply
 from domain.storage import Turn
-from persistence.connection import Connection, Ready
+from persistence.connection import Connection
 from persistence.conversations import settings_to_json
 from persistence.events import parts_to_json
 from persistence.feed import TELLING, SqlFeed
@@ -21,8 +21,6 @@ from persistence.replies import unsettled_above
 from persistence.tables import Id, conversations, messages, replies
 
 ABOVE = "above_id"
-SHAPES = 16
-"""Of turns, for each dialect that a process talks to."""
 
 
 class SqlTurns:
@@ -34,26 +32,22 @@ class SqlTurns:
         begins, said = turn.begins, turn.message is not None
         rows = _rows(turn, reserved_tokens)
         if self._connection.is_sqlite:
-            for ready in _one_by_one(self._connection.dialect, begins=begins, said=said):
-                await self._connection.send(ready, rows)
+            for statement in _one_by_one(begins=begins, said=said):
+                await self._connection.send(statement, rows)
         else:
             told = await self._feed.told()
-            await self._connection.send(_together(self._connection.dialect, begins=begins, said=said), rows | told)
+            await self._connection.send(_together(begins=begins, said=said), rows | told)
 
 
-@lru_cache(maxsize=SHAPES)
-def _one_by_one(dialect: Dialect, *, begins: bool, said: bool) -> list[Ready]:
-    return [Ready(statement, dialect) for statement in _statements(begins=begins, said=said)]
-
-
-@lru_cache(maxsize=SHAPES)
-def _together(dialect: Dialect, *, begins: bool, said: bool) -> Ready:
+@cache
+def _together(*, begins: bool, said: bool) -> Insert:
     """All as one, and what is told of it: PostgreSQL looks at foreign keys at the end of a statement."""
-    *others, last = [*_statements(begins=begins, said=said), TELLING]
-    return Ready(last.add_cte(*(other.cte(f"row_{number}") for number, other in enumerate(others))), dialect)
+    *others, last = [*_one_by_one(begins=begins, said=said), TELLING]
+    return last.add_cte(*(other.cte(f"row_{number}") for number, other in enumerate(others)))
 
 
-def _statements(*, begins: bool, said: bool) -> list[Insert | Update]:
+@cache
+def _one_by_one(*, begins: bool, said: bool) -> list[Insert | Update]:
     """In the order in which rows need each other."""
     beginning = _BEGINNING if begins else _CHANGE
     if not said:
