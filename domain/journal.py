@@ -50,7 +50,7 @@ class Halt(Enum):
 class Tail:
     """One live reply in this process: what waits to be committed, and the newest committed events.
 
-    `shown` is what earlier attempts had shown of it.
+    `shown` is what earlier attempts had shown of it. The event before those of this attempt is its claim's.
     """
 
     def __init__(self, lease: Lease, journal: "Journal", shown: Folder) -> None:
@@ -61,7 +61,8 @@ class Tail:
         self._journal = journal
         self._task: asyncio.Task[Outcome | HandOver] | None = None
         self._numbered = shown
-        self._committed = Window(lease.next_seq - 1, KEPT_EVENTS)
+        self._committed = Window(lease.next_seq - 2, KEPT_EVENTS)
+        self._committed.add([LoggedEvent(lease.next_seq - 1, lease.attempt, StatusChanged(ReplyStatus.STREAMING))])
         self._pending: list[ReplyEvent] = []
         self._pending_characters = 0
         self._next_seq = lease.next_seq
