@@ -4,19 +4,37 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    ARRAY,
+    BindParameter,
+    ColumnElement,
+    Integer,
+    Select,
+    Update,
+    bindparam,
+    column,
+    func,
+    insert,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql
 
 from domain.conversations import Change
 from domain.errors import ReplyErrorCode
 from domain.events import LoggedEvent, StatusChanged
 from domain.ports import Clock
 from domain.replies import MOVES, FinishReason, Held, Lease, Progress, Reply, ReplyError, ReplyStatus, Usage
-from persistence.connection import AnyRow, Connection, one_of
+from persistence.connection import AnyRow, Connection, listed, one_of
 from persistence.conversations import hold, settings_from_json, settings_to_json
 from persistence.endings import stop_in_queue
-from persistence.events import EventRow, append_events, event_to_row, last_numbers
+from persistence.events import EventRow, append_events, event_to_row
 from persistence.feed import SqlFeed
 from persistence.tables import (
+    Id,
     Instant,
     conversations,
     messages,
@@ -162,30 +180,30 @@ class SqlReplies:
         return status
 
     async def claim(self, owner: str, limit: int) -> list[Lease]:
-        beating = select(literal(1)).where(workers.c.id == owner).exists()
-        query = _claimable().where(beating).limit(limit)
-        query = query.with_for_update(key_share=True, skip_locked=True, of=replies)
-        rows = (await self._connection.execute(query)).all()
-        if not rows:
-            return []
-        ids = [row.id for row in rows]
-        await self._connection.execute(
-            update(replies)
-            .where(self._connection.among(replies.c.id, ids))
-            .values(
-                status=ReplyStatus.STREAMING.value,
-                owner=owner,
-                attempt=replies.c.attempt + 1,
-                behind_id=None,
-                started_at=func.coalesce(replies.c.started_at, literal(self._clock.now(), Instant())),
-            )
-        )
-        newest = await last_numbers(self._connection, ids)
-        leases = [lease_from(row, row.attempt + 1, owner, newest.get(row.id, 0) + 2) for row in rows]
-        await append_events(self._connection, [_begun(lease) for lease in leases])
+        given = {"owner": owner, "most": limit, "now": self._clock.now()}
+        claimed = await (self._claim_alone if self._connection.is_sqlite else self._claim)(given)
+        leases = [lease_from(row, row.attempt, owner, seq + 2) for row, seq in claimed]
         for lease in leases:
             self._feed.add(lease.user_id, Change.MESSAGE_UPDATED, lease.conversation_id, lease.reply_id)
         return leases
+
+    async def _claim(self, given: Mapping[str, Any]) -> list[tuple[AnyRow, int]]:
+        """What is taken, and the number of the last event before. That is asked for with a snapshot of its own: what
+        was waited for may have got more events meanwhile."""
+        rows = sorted(await self._connection.fetch(_CLAIM, given), key=lambda row: (row.queued_at, row.id))
+        if not rows:
+            return []
+        begun = {"ids": [row.id for row in rows], "attempts": [row.attempt for row in rows]}
+        newest = {row.reply_id: row.seq - 1 for row in await self._connection.fetch(_BEGIN, begun)}
+        return [(row, newest[row.id]) for row in rows]
+
+    async def _claim_alone(self, given: Mapping[str, Any]) -> list[tuple[AnyRow, int]]:
+        """On SQLite, where nobody else writes meanwhile."""
+        rows = await self._connection.fetch(_CLAIMABLE, given)
+        if rows:
+            await self._connection.send(_TAKE, {**given, "ids": [row.id for row in rows]})
+            await append_events(self._connection, [_begun(row) for row in rows])
+        return [(row, row.newest) for row in rows]
 
     async def held(self, owner: str) -> list[Held]:
         query = select(replies.c.id, replies.c.attempt, replies.c.stop_requested).where(
@@ -194,9 +212,8 @@ class SqlReplies:
         return [Held(*row) for row in (await self._connection.execute(query)).all()]
 
 
-def _begun(lease: Lease) -> EventRow:
-    change = StatusChanged(ReplyStatus.STREAMING)
-    return event_to_row(lease.reply_id, LoggedEvent(lease.next_seq - 1, lease.attempt, change))
+def _begun(row: AnyRow) -> EventRow:
+    return event_to_row(row.id, LoggedEvent(row.newest + 1, row.attempt, StatusChanged(ReplyStatus.STREAMING)))
 
 
 def with_user() -> Select[*tuple[Any, ...]]:
@@ -207,13 +224,69 @@ def with_user() -> Select[*tuple[Any, ...]]:
 
 
 def _claimable() -> Select[*tuple[Any, ...]]:
+    """What the process `owner` may begin, if it beats, with the numbers of their next attempts."""
     ahead = replies.alias("ahead")
     blocked = select(literal(1)).where(ahead.c.id == replies.c.behind_id, unsettled(ahead.c.status)).exists()
+    beating = select(literal(1)).where(workers.c.id == bindparam("owner", type_=Id)).exists()
     return (
         with_user()
-        .where(replies.c.status == ReplyStatus.QUEUED.value, or_(replies.c.behind_id.is_(None), ~blocked))
+        .with_only_columns(*_LEASED, conversations.c.user_id, maintain_column_froms=True)
+        .add_columns((replies.c.attempt + 1).label("attempt"))
+        .where(replies.c.status == literal_column("'QUEUED'"), or_(replies.c.behind_id.is_(None), ~blocked), beating)
         .order_by(replies.c.queued_at, replies.c.id)
+        .limit(bindparam("most", type_=Integer))
+        .with_for_update(key_share=True, skip_locked=True, of=replies)
     )
+
+
+_LEASED = tuple(
+    replies.c[name]
+    for name in (
+        *("id", "conversation_id", "settings", "instruction", "rescues", "stop_requested", "reserved_tokens"),
+        "queued_at",
+    )
+)
+
+
+def _newest(reply_id: ColumnElement[str]) -> ColumnElement[int]:
+    """The number of a reply's last event."""
+    newest = select(func.max(reply_events.c.seq)).where(reply_events.c.reply_id == reply_id)
+    return func.coalesce(newest.scalar_subquery(), 0)
+
+
+def _take() -> Update:
+    return update(replies).values(
+        status=ReplyStatus.STREAMING.value,
+        owner=bindparam("owner", type_=Id),
+        attempt=replies.c.attempt + 1,
+        behind_id=None,
+        started_at=func.coalesce(replies.c.started_at, bindparam("now", type_=Instant)),
+    )
+
+
+def _claim() -> Any:  # noqa: ANN401  a statement
+    """PostgreSQL's: choose and take."""
+    chosen = _claimable().cte("chosen")
+    return _take().where(replies.c.id == chosen.c.id).returning(*chosen.c)
+
+
+def _begin() -> Any:  # noqa: ANN401  a statement
+    """PostgreSQL's: append that they have begun; with which numbers."""
+    arrays = bindparam("ids", type_=ARRAY(Id)), bindparam("attempts", type_=ARRAY(Integer))
+    taken = func.unnest(*arrays).table_valued(column("id", Id), column("attempt", Integer), name="taken")
+    rows = taken.render_derived()
+    kind: ColumnElement[str] = literal_column("'status'")
+    status: ColumnElement[str] = literal_column("'STREAMING'")
+    begun = select(rows.c.id, _newest(rows.c.id) + 1, rows.c.attempt, kind, status)
+    columns = ["reply_id", "seq", "attempt", "kind", "text"]
+    append = postgresql.insert(reply_events).from_select(columns, begun)
+    return append.returning(reply_events.c.reply_id, reply_events.c.seq)
+
+
+_CLAIMABLE = _claimable().add_columns(_newest(replies.c.id).label("newest"))
+_TAKE = _take().where(listed(replies.c.id, "ids", is_sqlite=True))
+_CLAIM = _claim()
+_BEGIN = _begin()
 
 
 def unsettled_above(message_id: BindParameter[str]) -> Select[*tuple[Any, ...]]:
