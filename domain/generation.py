@@ -169,10 +169,8 @@ class ReplyGenerator:
                     finish = chunk
                     continue
                 writer.write(chunk)
-                if not isinstance(chunk, _COUNTED):
-                    continue
                 await tail.room()
-                if bound and await bound.passed(chunk.text):
+                if bound and isinstance(chunk, _COUNTED) and await bound.passed(chunk.text):
                     finish = FinishChunk(FinishReason.LENGTH, None, None, None)
                     break
         assert finish is not None, "the ChatModel port promises a FinishChunk"

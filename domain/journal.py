@@ -28,14 +28,13 @@ from domain.ports import Notifier, Telemetry
 from domain.replies import HandOver, Lease, Outcome, Owner, ReplyStatus
 from domain.storage import FlushEntry, FlushReport, Storage
 from domain.topics import reply_topic, user_topic
+from domain.turns import AT_ONCE, Turns
 
 TICK_SECONDS = 0.04
 SLOWEST_TICK_SECONDS = 0.25
 LARGE_CHARACTERS = 4_096
 PAUSE_CHARACTERS = 262_144
 KEPT_EVENTS = 2_048
-AT_ONCE = 32
-"""So many replies are woken before others have their turn: who waits for the database must not wait for all of them."""
 
 
 class Halt(Enum):
@@ -89,11 +88,7 @@ class Tail:
             self._room.clear()
 
     async def room(self) -> None:
-        """Wait until more may be appended: for the next tick, as all that comes until then is committed together.
-
-        While more than PAUSE_CHARACTERS wait to be committed it takes longer.
-        """
-        await self._journal.turn()
+        """Wait while more than PAUSE_CHARACTERS wait to be committed."""
         await self._room.wait()
 
     async def flushed(self) -> None:
@@ -186,6 +181,7 @@ class Journal:
         notifier: Notifier,
         telemetry: Telemetry,
         owner: Owner,
+        turns: Turns | None = None,
         *,
         patience: float = STORAGE_PATIENCE_SECONDS,
     ) -> None:
@@ -197,8 +193,7 @@ class Journal:
         self._tails: dict[str, Tail] = {}
         self._waiting: dict[Tail, None] = {}
         self._urgent: dict[Tail, None] = {}
-        self._anything = asyncio.Event()
-        self._turns: list[asyncio.Future[None]] = []
+        self._turns = turns or Turns()
         self._hurry = asyncio.Event()
         self._due = 0.0
         self._tick = TICK_SECONDS
@@ -224,48 +219,30 @@ class Journal:
 
     def touched(self, tail: Tail, *, urgent: bool) -> None:
         self._waiting[tail] = None
-        self._anything.set()
+        self._turns.wanted.set()
         if urgent:
             self._urgent[tail] = None
             self._hurry.set()
 
-    async def turn(self) -> None:
-        """Wait for the next tick, just before what has been gathered for it is committed."""
-        turn = asyncio.get_running_loop().create_future()
-        self._turns.append(turn)
-        self._anything.set()
-        await turn
-
     async def run(self) -> None:
         """Flush until cancelled."""
         while True:
-            await self._anything.wait()
+            await self._turns.wanted.wait()
             await self._until_due()
             urgent_only = bool(self._urgent) and self.clock() < self._due
             if not urgent_only:
-                await self._let_in()
+                await self._turns.give()
             chosen = self._urgent if urgent_only else self._waiting
             batch = list(chosen)
             for tail in batch:
                 self._waiting.pop(tail, None)
             self._urgent, self._hurry = {}, asyncio.Event()
             if not self._waiting and not self._turns:
-                self._anything.clear()
+                self._turns.wanted.clear()
             if batch:
                 await self._flush(batch)
             if not urgent_only:
                 self._due = self.clock() + self._tick
-
-    async def _let_in(self) -> None:
-        """Let the generators that wait for their turn append what has arrived for them meanwhile."""
-        turns, self._turns = self._turns, []
-        for number, turn in enumerate(turns):
-            if not turn.done():
-                turn.set_result(None)
-            if number % AT_ONCE == AT_ONCE - 1:
-                await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
 
     async def _until_due(self) -> None:
         """Wait for the tick, or for a first piece, which must not wait for it."""
@@ -310,6 +287,7 @@ class Journal:
             if self.clock() - started > self._patience:
                 for tail in self.live():
                     tail.stop(Halt.STORAGE)
+            await self._turns.give()
             await asyncio.sleep(pause)
             pause = min(1.0, 2 * pause)
 

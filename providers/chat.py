@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from domain.errors import ProviderError
 from domain.models import ChatChunk, ChatRequest, Model
 from domain.ports import Telemetry
-from providers.endpoint import Endpoint, Provider, TimeLimits
+from providers.endpoint import Endpoint, Pace, Provider, TimeLimits, at_once
 from providers.errors import unknown_model
 from providers.retries import RetryPolicy, Sleep, retrying
 
@@ -42,10 +42,11 @@ class OpenAIChatModel:
         options: ChatOptions,
         telemetry: Telemetry,
         *,
+        pace: Pace = at_once,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         limits = TimeLimits(options.connect_timeout, options.read_timeout)
-        self._endpoints = [(provider, Endpoint(provider, limits, telemetry)) for provider in providers]
+        self._endpoints = [(provider, Endpoint(provider, limits, telemetry, pace)) for provider in providers]
         self._offers = {model.name: (model, end) for provider, end in self._endpoints for model in provider.models}
         if len(self._offers) < sum(len(provider.models) for provider in providers):
             raise ValueError("Each model name may be offered by one provider only.")

@@ -6,7 +6,7 @@ objects cost. Knows nothing of other providers and never makes a request twice.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -46,6 +46,14 @@ class Provider:
     continuation: Continuation = Continuation.INSTRUCT
 
 
+Pace = Callable[[], Awaitable[None]]
+"""Waited for after each read that brought something, but the last."""
+
+
+async def at_once() -> None:
+    """The pace of whoever wants each piece when it comes."""
+
+
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
     """Seconds: to connect, and between two reads."""
@@ -57,11 +65,12 @@ class TimeLimits:
 class Endpoint:
     """The client of one provider; `close` it when the server stops."""
 
-    def __init__(self, provider: Provider, limits: TimeLimits, telemetry: Telemetry) -> None:
+    def __init__(self, provider: Provider, limits: TimeLimits, telemetry: Telemetry, pace: Pace) -> None:
         self._key = provider.api_key
         self._continuation = provider.continuation
         self._limits = limits
         self._telemetry = telemetry
+        self._pace = pace
         self._demands: frozenset[Demand] = frozenset()
         self._client = _client(provider, limits)
         self._create = self._client.chat.completions.with_streaming_response.create  # half a second of imports
@@ -82,6 +91,8 @@ class Endpoint:
                     for chunk in joined(chunk for payload in payloads for chunk in reader.read(payload)):
                         meter.first_chunk()
                         yield chunk
+                    if meter.has_begun and not reader.finished:
+                        await self._pace()
             finish = reader.finish()
             meter.finished(finish)
             yield finish
@@ -164,6 +175,10 @@ class CallMeter:
         self._outcome = ""
         self._first: float | None = None
         self._began = time.monotonic()
+
+    @property
+    def has_begun(self) -> bool:
+        return self._first is not None
 
     def first_chunk(self) -> None:
         """May be called for every chunk; only the first counts."""

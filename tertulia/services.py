@@ -33,6 +33,7 @@ from domain.streaming import ReplyStream
 from domain.task_service import TaskService
 from domain.tool_running import ToolRunner
 from domain.tools import Toolbox
+from domain.turns import Turns
 from domain.worker import ReplyWorker, Retention
 from graph.context import ServerFacts, Services
 from persistence.database import Database
@@ -109,14 +110,14 @@ async def open_services(
     """Open a server's parts. Raises SettingsError with a readable sentence when one cannot be had."""
     async with AsyncExitStack() as stack:
         telemetry, clock, ids = OperatorTelemetry(), clock or SystemClock(), ids or TimeOrderedIds()
-        registry = registry or load_registry(settings)
+        registry, turns = registry or load_registry(settings), Turns()
         database = await open_database(settings, stack)
         ports = Ports(
             database=database,
             storage=SqlStorage(database, clock),
             background=SqlStorage(background_database(settings, database, stack), clock),
             notifier=notifier or await _open_notifier(database, stack),
-            model=model or await _open_model(settings, registry, stack, telemetry),
+            model=model or await _open_model(settings, registry, stack, telemetry, turns),
             tokens=tokens or await _load_tokens(settings),
             clock=clock,
             ids=ids,
@@ -124,7 +125,7 @@ async def open_services(
             toolbox=toolbox or await open_toolbox(settings, registry, stack),
         )
         owner = Owner(ids.new("work"))
-        journal = Journal(ports.background, ports.notifier, telemetry, owner)
+        journal = Journal(ports.background, ports.notifier, telemetry, owner, turns)
         relay = Relay(ports.background, ports.notifier, telemetry)
         prompter = Prompter(ports.model, ports.tokens)
         allowances = Allowances(ports.storage, _user_limits(settings))
@@ -241,7 +242,7 @@ async def _load_tokens(settings: Settings) -> TokenCounter:
 
 
 async def _open_model(
-    settings: Settings, registry: Registry, stack: AsyncExitStack, telemetry: OperatorTelemetry
+    settings: Settings, registry: Registry, stack: AsyncExitStack, telemetry: OperatorTelemetry, turns: Turns
 ) -> ChatModel:
     providers = catalogue.configured_providers(settings, registry.providers)
     if not providers:
@@ -261,7 +262,7 @@ async def _open_model(
         total_timeout=settings.total_timeout,
         max_retries=settings.max_retries,
     )
-    model = OpenAIChatModel(catalogue.with_default(providers, settings.model), options, telemetry)
+    model = OpenAIChatModel(catalogue.with_default(providers, settings.model), options, telemetry, pace=turns.wait)
     stack.push_async_callback(model.aclose)
     return model
 

@@ -1,0 +1,39 @@
+"""Turns: whoever reads what a model sends reads on just before the next commit, and then all that has arrived.
+
+To read each piece when it comes costs several times as much, and nobody sees it sooner: it is shown once it is
+committed. Nothing here knows who reads or commits.
+"""
+
+import asyncio
+
+AT_ONCE = 32
+"""So many go on before others have their turn: who waits for the database must not wait for all of them."""
+
+
+class Turns:
+    """`wanted` is set while somebody waits; whoever commits clears it."""
+
+    def __init__(self) -> None:
+        self.wanted = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    async def wait(self) -> None:
+        """Until the next commit is near."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self.wanted.set()
+        await turn
+
+    async def give(self) -> None:
+        """Let all who wait go on, as far as they get with what is there."""
+        waiting, self._waiting = self._waiting, []
+        for number, turn in enumerate(waiting, 1):
+            if not turn.done():
+                turn.set_result(None)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)

@@ -1,0 +1,30 @@
+"""Who waits for a turn goes on with the next commit, all of them, and nobody who has left holds it up."""
+
+import asyncio
+
+from domain.turns import AT_ONCE, Turns
+
+
+async def test_all_who_wait_have_gone_on_when_the_turn_is_given() -> None:
+    turns, gone_on = Turns(), []
+
+    async def wait(number: int) -> None:
+        await turns.wait()
+        gone_on.append(number)
+
+    waiting = [asyncio.create_task(wait(number)) for number in range(3 * AT_ONCE + 1)]
+    await turns.wanted.wait()
+    assert len(turns) == len(waiting)
+    await turns.give()
+    assert gone_on == list(range(len(waiting)))
+    assert len(turns) == 0
+
+
+async def test_who_gave_up_waiting_is_passed_over() -> None:
+    turns = Turns()
+    left, stayed = asyncio.create_task(turns.wait()), asyncio.create_task(turns.wait())
+    await turns.wanted.wait()
+    left.cancel()
+    await turns.give()
+    assert stayed.done()
+    assert left.cancelled()
