@@ -83,7 +83,7 @@ class Ready:
         compiled = statement.compile(dialect=dialect)  # type: ignore[attr-defined]
         self.sql = str(compiled)
         binds = [compiled.binds[name] for name in compiled.positiontup]
-        processors = [bind.type.dialect_impl(dialect).bind_processor(dialect) or _as_it_is for bind in binds]
+        processors = [bind.type.dialect_impl(dialect).bind_processor(dialect) for bind in binds]
         constants = [bind.value for bind in binds]
         self._places = list(zip(compiled.positiontup, constants, processors, strict=True))
         columns = compiled._result_columns
@@ -93,13 +93,23 @@ class Ready:
         self._readers = [(place, reader) for place, reader in enumerate(readers) if reader is not None]
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Raises DataRefused for what no database could store."""
         return self._given(values)
 
     def arguments_of_each(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
         return [self._given(row) for row in rows]
 
     def _given(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(process(values.get(name, constant)) for name, constant, process in self._places)
+        value = values.get
+        try:
+            return tuple(
+                [
+                    value(name, constant) if process is None else process(value(name, constant))
+                    for name, constant, process in self._places
+                ]
+            )
+        except (TypeError, ValueError) as error:
+            raise DataRefused(type(error).__name__) from error
 
     def rows(self, found: Iterable[Iterable[Any]]) -> list[Any]:
         """What the driver found, with the names of the columns."""
@@ -114,10 +124,6 @@ class Ready:
 
 ready = lru_cache(maxsize=512)(Ready)
 """By the identities of the statement and the dialect: for statements that are made once."""
-
-
-def _as_it_is(value: T) -> T:
-    return value
 
 
 def one_of(column: ColumnElement[str], name: str, *, is_sqlite: bool) -> ColumnElement[bool]:

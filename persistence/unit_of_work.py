@@ -74,7 +74,8 @@ class SqlStorage:
         async with self._database.connect(writing=True, alone=alone) as connection:
             work = SqlUnitOfWork(connection, self._clock)
             report = await work.log.flush(owner, entries)
-            await work.commit()
+            if not alone:
+                await work.commit()
         return report
 
     @asynccontextmanager

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from domain.conversations import MessagePart, PageRequest, PartKind
 from domain.errors import DataRefused, NotFound, StorageError, Unavailable
+from domain.replies import Usage
 from domain.storage import Storage
 from persistence.database import Database, normalised
 from persistence.unit_of_work import SqlStorage, SqlUnitOfWork
@@ -62,6 +63,22 @@ async def test_what_was_committed_stays_whatever_comes_after(shelf: Shelf) -> No
     with pytest.raises(RuntimeError):
         await unit()
     assert await count(shelf.storage) == 1
+
+
+async def test_what_is_refused_at_the_commit_rolls_back_all_and_holds_nobody_up(shelf: Shelf) -> None:
+    """What is spent is stored there, and nobody has this user."""
+
+    async def unit() -> None:
+        async with shelf.storage.write() as work:
+            await work.conversations.add(a_conversation())
+            assert isinstance(work, SqlUnitOfWork)
+            work.budgets.spend("user_nobody", Usage(1, 1))
+            await work.commit()
+
+    with pytest.raises(DataRefused):
+        await unit()
+    assert await count(shelf.storage) == 0
+    await shelf.conversation()
 
 
 async def test_a_unit_that_did_nothing_may_be_committed(shelf: Shelf) -> None:
