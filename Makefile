@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(BIN)/uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 
-.PHONY: help run test faults check format install graphiql schema lock audit secrets clean
+.PHONY: help run test faults bench check format install graphiql schema lock audit secrets clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ test: $(VENV)/.ready-dev $(VENV)/.clients ## run all tests, with a real PostgreS
 
 faults: $(VENV)/.ready-dev ## inject every fault at full length: about an hour; `make faults ONLY=stop` for one of them
 	$(BIN)/python -m tests.system.faults $(ONLY)
+
+bench: $(VENV)/.ready-dev $(VENV)/.peers ## measure us and our peers side by side: a quarter of an hour; `make bench ONLY=750` for some
+	$(BIN)/python -m bench --only "$(ONLY)"
 
 check: $(VENV)/.ready-dev ## lint, types, import rules, the printed schema
 	$(BIN)/ruff check .

@@ -14,6 +14,8 @@ import sys
 import time
 from typing import cast
 
+import uvloop
+
 CLOCK_MODULO = 100_000_000
 HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nx-request-id: bench\r\n\r\n"
@@ -132,8 +134,4 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        from uvloop import run
-    except ImportError:
-        from asyncio import run
-    run(main(int(sys.argv[1])))
+    uvloop.run(main(int(sys.argv[1])))

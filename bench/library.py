@@ -4,9 +4,11 @@ Written by the repositories and not through the API, which takes a message at a 
 Nothing here is measured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import TypeVar
 
 from sqlalchemy import insert, text
 
@@ -14,10 +16,10 @@ from domain.accounts import LOCAL_USER_ID
 from domain.conversations import Conversation, GenerationSettings, Message, MessagePart, PartKind, Role, TitleSource
 from domain.storage import UnitOfWork
 from persistence.database import Database
-from persistence.streaming import batched
 from persistence.tables import replies, reply_attempts
 from persistence.unit_of_work import SqlStorage
 
+Item = TypeVar("Item")
 TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind it at all. " * 3
 TOKENS = 57
 """Of TEXT, as the prompt builder counts it."""
@@ -25,6 +27,13 @@ BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 MESSAGES_AT_ONCE = 2_000
 CONVERSATIONS_AT_ONCE = 500
 """In one unit of work: the server is up and wants to write too."""
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
+    """As itertools has it from Python 3.12 on."""
+    left = iter(items)
+    while some := tuple(islice(left, size)):
+        yield some
 
 
 class _Clock:

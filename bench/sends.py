@@ -16,8 +16,8 @@ from secrets import token_urlsafe
 import aiohttp
 import orjson
 
-from bench.processes import LOAD_CORES, Watched, pinned
-from bench.servers import POSTGRESQL, SQLITE, Kind, endpoint, server
+from bench.processes import Watched
+from bench.servers import Kind, endpoint, server
 
 SEND = """mutation Send($input: SendMessageInput!) { sendMessage(input: $input) {
   conversation { id title } message { id } reply { id status } errors { __typename message } } }"""
@@ -263,10 +263,3 @@ async def _occupy(server: Watched, tokens: Sequence[str]) -> None:
     """Give the only place there is to a reply that does not end: SQLite has no servers that make none."""
     async with over_http(server, 1, tokens) as (send,):
         await send(None)
-
-
-if __name__ == "__main__":
-    for kind in (SQLITE, POSTGRESQL):
-        for options in ({}, {"sockets": True}, {"accounts": True}, {"worker": True}):
-            with pinned(LOAD_CORES):
-                print(kind.name, options, asyncio.run(measure(kind, 6, **options)))  # type: ignore[arg-type]

@@ -45,6 +45,7 @@ class Tally:
     wrong: int = 0
     """Tokens that were lost, doubled or out of order."""
     longest_silence: float = 0
+    failed: int = 0
 
     async def follow(self, texts: AsyncIterator[Arrived], asked: int, tokens: int) -> None:
         """Read one reply to its end. `asked` is when it was asked for, in nanoseconds."""
@@ -55,24 +56,18 @@ class Tally:
                 self.longest_silence = max(self.longest_silence, (arrived - last) / 1e6)
             last = arrived
             for token in text.split():
-                number, *stamps = map(int, token.split(","))
+                number, departed, *asked_at = map(int, token.split(","))
                 self.wrong += number != expected
                 expected = number + 1
-                self.delays.append(_since(stamps[0], arrived))
-                if number == 0:
-                    self.first.append(
-                        _since(stamps[1], arrived) - _between(stamps[1], stamps[0]) + _lead(asked, stamps[1])
-                    )
+                self.delays.append(_since(departed, arrived))
+                if asked_at:
+                    self.first.append(_since(departed, arrived) + _lead(asked, asked_at[0]))
         self.wrong += tokens - expected
 
 
 def _since(stamp: int, arrived: int) -> float:
     """Milliseconds from a departure to an arrival."""
     return (arrived / TENTHS_TO_NANOSECONDS - stamp) % CLOCK_MODULO / 10
-
-
-def _between(earlier: int, later: int) -> float:
-    return (later - earlier) % CLOCK_MODULO / 10
 
 
 def _lead(asked: int, stamp: int) -> float:
@@ -96,6 +91,8 @@ class Streamed:
     tokens_per_frame: float
     peak_mebibytes: float
     wrong: int
+    failed: int
+    """Streams that were refused or broke off."""
 
 
 async def measure(server: Server, dialect: Dialect, load: Load) -> Streamed:
@@ -110,7 +107,7 @@ async def measure(server: Server, dialect: Dialect, load: Load) -> Streamed:
                 group.create_task(_stream(http, server, dialect, load, tally))
         seconds = time.monotonic() - began
         cpu, database = server.process.cpu_seconds() - cpu, _database(server) - database
-    delivered = load.streams * load.tokens * load.readers
+    delivered = max(1, len(tally.delays))
     return Streamed(
         load,
         cpu / delivered * 1e6,
@@ -122,6 +119,7 @@ async def measure(server: Server, dialect: Dialect, load: Load) -> Streamed:
         delivered / max(1, tally.frames),
         server.process.peak_mebibytes(),
         tally.wrong,
+        tally.failed,
     )
 
 
@@ -152,11 +150,14 @@ async def _warmed(server: Server, dialect: Dialect) -> None:
 
 
 async def _stream(http: aiohttp.ClientSession, server: Server, dialect: Dialect, load: Load, tally: Tally) -> None:
-    clients = [await dialect.connect(http, server.process.url) for _ in range(load.readers)]
+    clients = []
     try:
+        clients += [await dialect.connect(http, server.process.url) for _ in range(load.readers)]
         asked = time.monotonic_ns()
         reply_id = await clients[0].send(f"tokens={load.tokens} rate={load.rate:g}")
         await asyncio.gather(*(_read(client, reply_id, asked, load, tally) for client in clients))
+    except (AssertionError, aiohttp.ClientError):
+        tally.failed += 1
     finally:
         for client in clients:
             await client.close()

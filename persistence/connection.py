@@ -126,13 +126,6 @@ ready = lru_cache(maxsize=512)(Ready)
 """By the identities of the statement and the dialect: for statements that are made once."""
 
 
-def one_of(column: ColumnElement[str], name: str, *, is_sqlite: bool) -> ColumnElement[bool]:
-    """`column IN` the list that is given as `name`, for a statement that is made once."""
-    if is_sqlite:
-        return column.in_(bindparam(name, expanding=True, type_=column.type))
-    return column == any_(bindparam(name, type_=ARRAY(column.type)))
-
-
 class Transaction(Protocol):
     """What the drivers do of a transaction, which SQLAlchemy knows nothing of. Their errors are their own."""
 

@@ -26,7 +26,7 @@ from domain.events import (
     ToolCallChanged,
 )
 from domain.replies import ReplyStatus
-from persistence.connection import AnyRow, Connection, one_of
+from persistence.connection import AnyRow, Connection, listed
 from persistence.tables import Id, reply_events
 from persistence.tool_calls_json import call_from_json, call_to_json
 
@@ -97,7 +97,7 @@ def _part_from(index: int, part: dict[str, Any]) -> MessagePart:
 
 @cache
 def _whole_logs(*, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
-    query = select(reply_events).where(one_of(reply_events.c.reply_id, "ids", is_sqlite=is_sqlite))
+    query = select(reply_events).where(listed(reply_events.c.reply_id, "ids", is_sqlite=is_sqlite))
     return query.order_by(reply_events.c.reply_id, reply_events.c.seq)
 
 

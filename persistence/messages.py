@@ -14,7 +14,7 @@ from domain.conversations import Message, Page, PageRequest, Role
 from domain.errors import InvalidInput
 from domain.events import Folder
 from domain.replies import ReplyStatus, Usage
-from persistence.connection import AnyRow, Connection, Parameters, one_of
+from persistence.connection import AnyRow, Connection, Parameters, listed
 from persistence.events import events_of, parts_from_json, parts_to_json
 from persistence.paging import page_of, window
 from persistence.paths import adding, between, is_on_path, newest_above, newest_with
@@ -137,7 +137,7 @@ _NEWEST = _WITH_REPLY.join(_ABOVE, _ABOVE.c.id == messages.c.id).order_by(_ABOVE
 
 @cache
 def _named(*, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
-    return _WITH_REPLY.where(one_of(messages.c.id, "ids", is_sqlite=is_sqlite))
+    return _WITH_REPLY.where(listed(messages.c.id, "ids", is_sqlite=is_sqlite))
 
 
 @cache

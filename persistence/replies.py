@@ -28,7 +28,7 @@ from domain.errors import ReplyErrorCode
 from domain.events import LoggedEvent, StatusChanged
 from domain.ports import Clock
 from domain.replies import MOVES, FinishReason, Held, Lease, Progress, Reply, ReplyError, ReplyStatus, Usage
-from persistence.connection import AnyRow, Connection, listed, one_of
+from persistence.connection import AnyRow, Connection, listed
 from persistence.conversations import hold, settings_from_json, settings_to_json
 from persistence.endings import stop_in_queue
 from persistence.events import EventRow, append_events, event_to_row
@@ -94,7 +94,7 @@ def lease_from(row: AnyRow, attempt: int, owner: str, next_seq: int) -> Lease:
 
 @cache
 def _attempts(*, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
-    return select(reply_attempts).where(one_of(reply_attempts.c.reply_id, "ids", is_sqlite=is_sqlite))
+    return select(reply_attempts).where(listed(reply_attempts.c.reply_id, "ids", is_sqlite=is_sqlite))
 
 
 async def usage_of(connection: Connection, reply_ids: Sequence[str]) -> dict[str, Usage]:
