@@ -193,7 +193,7 @@ class Journal:
         self._tails: dict[str, Tail] = {}
         self._waiting: dict[Tail, None] = {}
         self._urgent: dict[Tail, None] = {}
-        self._turns = turns or Turns()
+        self._turns = Turns() if turns is None else turns
         self._hurry = asyncio.Event()
         self._due = 0.0
         self._tick = TICK_SECONDS
