@@ -21,7 +21,7 @@ test: $(VENV)/.ready-dev $(VENV)/.clients ## run all tests, with a real PostgreS
 faults: $(VENV)/.ready-dev ## inject every fault at full length: about an hour; `make faults ONLY=stop` for one of them
 	$(BIN)/python -m tests.system.faults $(ONLY)
 
-bench: $(VENV)/.ready-dev $(VENV)/.peers ## measure us and our peers side by side: a quarter of an hour; `make bench ONLY=750` for some
+bench: $(VENV)/.ready-dev $(VENV)/.peers ## measure us and our peers side by side: about twenty minutes; `make bench ONLY=750` for some
 	$(BIN)/python -m bench --only "$(ONLY)"
 
 check: $(VENV)/.ready-dev ## lint, types, import rules, the printed schema
