@@ -279,7 +279,7 @@ class Journal:
         started, pause = self.clock(), 0.05
         while True:
             try:
-                return await self._storage.flush(self._owner.id, entries)
+                return await self._sent(entries)
             except Exception as error:
                 self._telemetry.work_failed(error)
                 if isinstance(error, DataRefused) or not isinstance(error, Unavailable | StorageError):
@@ -290,6 +290,18 @@ class Journal:
             await self._turns.give()
             await asyncio.sleep(pause)
             pause = min(1.0, 2 * pause)
+
+    async def _sent(self, entries: list[FlushEntry]) -> FlushReport:
+        """While a database is slow to answer, what models send is read on."""
+        flush = asyncio.ensure_future(self._storage.flush(self._owner.id, entries))
+        try:
+            while not flush.done():
+                await asyncio.wait([flush], timeout=SLOWEST_TICK_SECONDS)
+                if not flush.done():
+                    await self._turns.give()
+        finally:
+            flush.cancel()
+        return await flush
 
     async def _one_by_one(self, entries: list[FlushEntry]) -> FlushReport:
         if len(entries) == 1:

@@ -186,6 +186,7 @@ class ReplyWorker:
             self._telemetry.reply_crashed(lease.reply_id, error)
         if not settled:
             self._journal.abandon(lease)
+            self._notifier.ring_here(reply_topic(lease.reply_id))
             await self._tried(self._disown(lease.key))
 
     def _made(self, attempt: Attempt, _task: asyncio.Task[None]) -> None:

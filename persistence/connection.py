@@ -19,7 +19,6 @@ import asyncpg
 import sqlalchemy
 from sqlalchemy import (
     ARRAY,
-    JSON,
     ColumnElement,
     CursorResult,
     DateTime,
@@ -38,7 +37,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.errors import DataRefused, StorageError
-from persistence.tables import Instant
+from persistence.tables import IdList, Instant
 
 T = TypeVar("T")
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
@@ -258,5 +257,5 @@ class Connection:
 def listed(column: ColumnElement[str], name: str, *, is_sqlite: bool) -> ColumnElement[bool]:
     """`column IN :name` of a statement that is made once: a list of any length is one parameter."""
     if is_sqlite:
-        return column.in_(select(func.json_each(bindparam(name, type_=JSON)).table_valued("value").c.value))
+        return column.in_(select(func.json_each(bindparam(name, type_=IdList)).table_valued("value").c.value))
     return column == any_(bindparam(name, type_=ARRAY(column.type)))

@@ -30,6 +30,7 @@ server added the row.
 `replies.swept` says that the log is gone: so a sweep looks at what is new, not at every reply that ever ended.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import (
@@ -67,6 +68,12 @@ metadata = MetaData(
 )
 
 
+def storable_id(value: str) -> str:
+    if value.isascii() and "\0" not in value:
+        return value
+    return value.encode(errors="replace").decode().replace("\0", "?")
+
+
 class Id(TypeDecorator[str]):
     """An id. Clients send any text as one: what no database can store is made storable, and names nothing."""
 
@@ -74,9 +81,17 @@ class Id(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        if value is None or (value.isascii() and "\0" not in value):
-            return value
-        return value.encode(errors="replace").decode().replace("\0", "?")
+        return None if value is None else storable_id(value)
+
+
+class IdList(TypeDecorator[Sequence[str]]):
+    """Ids as one parameter, for SQLite's json_each."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: Sequence[str] | None, dialect: Dialect) -> Sequence[str] | None:
+        return None if value is None else [storable_id(each) for each in value]
 
 
 class Instant(TypeDecorator[datetime]):

@@ -11,6 +11,8 @@ from providers.sse import MAX_EVENT_BYTES, EventTooLargeError, SseSplitter
 
 USAGE_GRACE = 5.0
 """Seconds granted after the finish reason for the usage to arrive."""
+READ_BYTES = 16_384
+"""What the client library takes at once (CHUNK_SIZE of its aiohttp transport)."""
 END_GRACE = 0.25
 """Seconds granted after [DONE] for the end of the body, so that the connection can be used again."""
 
@@ -33,6 +35,8 @@ class Answer:
         self._now = asyncio.get_running_loop().time
         self._done = False
         self._ended = False
+        self.has_more = False
+        """Whether the last read took all that one may take, so that there is probably more."""
 
     async def read(self, *, ending: bool) -> list[bytes] | None:
         """The payloads that the next read completes, perhaps none; None at the end.
@@ -55,6 +59,7 @@ class Answer:
             self._ended = True
             return [await self._document()]
         piece = await self._piece()
+        self.has_more = piece is not None and len(piece) >= READ_BYTES
         if piece is None:
             self._ended = True
             return self._without_done(self._splitter.rest())

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx2
@@ -91,7 +91,7 @@ class Endpoint:
                     for chunk in joined(chunk for payload in payloads for chunk in reader.read(payload)):
                         meter.first_chunk()
                         yield chunk
-                    if meter.has_begun and not reader.finished:
+                    if meter.has_begun and not reader.finished and not answer.has_more:
                         await self._pace()
             finish = reader.finish()
             meter.finished(finish)
@@ -139,11 +139,29 @@ class Endpoint:
         return response
 
 
-def _pieces(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
-    """The body as it arrives; past the layers that decode it where there is nothing to decode."""
+async def _pieces(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+    """The body as it arrives; past the layers that decode it where there is nothing to decode.
+
+    When the connection breaks, what came before that and was not read yet comes first: it may be the whole rest.
+    """
     if "content-encoding" in response.headers or not isinstance(response.stream, httpx2.AsyncByteStream):
-        return response.aiter_bytes()
-    return cast("AsyncGenerator[bytes, None]", aiter(response.stream))
+        async for piece in response.aiter_bytes():
+            yield piece
+        return
+    try:
+        async for piece in response.stream:
+            yield piece
+    except Exception:
+        if left := _unread(response.stream):
+            yield left
+        raise
+
+
+def _unread(stream: Any) -> bytes:  # noqa: ANN401  private parts of three libraries
+    """aiohttp has it still, but its reader only raises from then on."""
+    content = getattr(getattr(getattr(stream, "_stream", None), "_aiohttp_response", None), "content", None)
+    left = b"".join(getattr(content, "_buffer", ()))
+    return left[getattr(content, "_buffer_offset", 0) :]
 
 
 def _client(provider: Provider, limits: TimeLimits) -> AsyncOpenAI:
