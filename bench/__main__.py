@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import os
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -150,6 +151,10 @@ CASES = (
 
 
 async def run(cases: Sequence[Case], quick: bool) -> bool:
+    """Whether all was well. SIGTERM ends it as Ctrl-C does: what it started is stopped first."""
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     sections, well, began = [], True, time.monotonic()
     for case in cases:
         print(f"{time.monotonic() - began:6.0f} s  {case.title} ...", flush=True)
