@@ -16,17 +16,21 @@ Arrived = tuple[int, str]
 """The monotonic clock in nanoseconds, and a text."""
 
 
+class Broken(Exception):
+    """A server refused a request, or ended a stream before its end."""
+
+
 class Dialect(Protocol):
     async def connect(self, http: aiohttp.ClientSession, url: str) -> "Client": ...
 
 
 class Client(Protocol):
     async def send(self, text: str) -> str:
-        """Ask; the id of the reply."""
+        """Ask; the id of the reply. Raises Broken."""
         ...
 
     def read(self, reply_id: str) -> AsyncIterator[Arrived]:
-        """The reply's text as it comes, to its end."""
+        """The reply's text as it comes, to its end. Raises Broken."""
         ...
 
     async def close(self) -> None: ...
@@ -45,8 +49,9 @@ class GraphQL:
         socket = await http.ws_connect(f"{url}{self.path}", protocols=["graphql-transport-ws"], max_msg_size=0)
         payload = {"payload": {"authorization": f"Bearer {self.token}"}} if self.token else {}
         await socket.send_str(json.dumps({"type": "connection_init"} | payload))
-        acknowledged = orjson.loads((await socket.receive()).data)
-        assert acknowledged["type"] == "connection_ack", acknowledged
+        acknowledged = _message(await socket.receive())
+        if acknowledged["type"] != "connection_ack":
+            raise Broken(acknowledged)
         return SocketClient(self, socket)
 
 
@@ -59,29 +64,27 @@ class SocketClient:
         await self._subscribe("send", self._dialect.send, {"text": text})
         answer = None
         while True:
-            message = orjson.loads((await self._socket.receive()).data)
+            message = _message(await self._socket.receive())
             if message["type"] == "next":
                 answer = message["payload"]
             elif message["type"] == "complete":
                 return _reply_id(answer)
             elif message["type"] == "error":
-                raise AssertionError(message)
+                raise Broken(message)
 
     async def read(self, reply_id: str) -> AsyncIterator[Arrived]:
         await self._subscribe("watch", self._dialect.watch, {"id": reply_id})
         while True:
             frame = await self._socket.receive()
             arrived = time.monotonic_ns()
-            if frame.type is not aiohttp.WSMsgType.TEXT:
-                raise AssertionError(f"the socket was closed: {frame}")
-            message = orjson.loads(frame.data)
+            message = _message(frame)
             if message["type"] == "next":
                 if text := _text(message["payload"]):
                     yield arrived, text
             elif message["type"] == "complete":
                 return
             elif message["type"] != "ping":
-                raise AssertionError(message)
+                raise Broken(message)
 
     async def _subscribe(self, id_: str, query: str, variables: dict[str, str]) -> None:
         message = {"id": id_, "type": "subscribe", "payload": {"query": query, "variables": variables}}
@@ -91,16 +94,24 @@ class SocketClient:
         await self._socket.close()
 
 
+def _message(frame: aiohttp.WSMessage) -> dict[str, Any]:
+    if frame.type is not aiohttp.WSMsgType.TEXT:
+        raise Broken(f"the socket was closed: {frame}")
+    message: dict[str, Any] = orjson.loads(frame.data)
+    return message
+
+
 def _reply_id(answer: dict[str, Any] | None) -> str:
-    assert answer is not None, "no answer to the mutation"
-    assert not answer.get("errors"), answer
+    if answer is None or answer.get("errors") or answer["data"]["sendMessage"].get("errors"):
+        raise Broken(answer)
     sent = answer["data"]["sendMessage"]
-    assert not sent.get("errors"), sent
     return str(sent["reply"]["id"] if "reply" in sent else sent["id"])
 
 
 def _text(payload: dict[str, Any]) -> str:
     """Of a delta, or of what a snapshot has already."""
+    if payload.get("errors"):
+        raise Broken(payload)
     event = payload["data"]["replyStream"]
     if (text := event.get("text")) is not None:
         return str(text)
@@ -126,13 +137,14 @@ class EventClient:
         return text
 
     async def read(self, reply_id: str) -> AsyncIterator[Arrived]:
-        async with self._http.post(f"{self._url}/chat", json={"text": reply_id}) as response:
+        async with self._http.post(f"{self._url}/chat", json={"text": reply_id}, raise_for_status=True) as response:
             async for line in response.content:
                 if not line.startswith(b"data: "):
                     continue
                 if line.startswith(b"data: [DONE]"):
                     return
                 yield time.monotonic_ns(), orjson.loads(line[6:])["text"]
+        raise Broken("the answer has no end")
 
     async def close(self) -> None:
         """Nothing: the session keeps connections."""

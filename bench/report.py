@@ -2,13 +2,14 @@
 
 import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.servers import NODE, POSTGRESQL, available
 from bench.streams import Streamed
+from tests.system.postgres_process import binaries
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 HEAD = (
@@ -63,10 +64,13 @@ def machine() -> str:
     siblings = "".join(_lines("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list")).strip()
     shared = f"; core 0 shares its hardware with {siblings}" if any(mark in siblings for mark in ",-") else ""
     versions = [f"Python {platform.python_version()}"]
-    if (node := shutil.which("node")) is not None:
-        versions.append(f"Node {_said(node, '--version')}")
+    if available(POSTGRESQL):
+        versions.append(f"PostgreSQL {_said(str(binaries() / 'postgres'), '--version').split()[-1]}")
+    if NODE is not None:
+        versions.append(f"Node {_said(NODE, '--version')}")
+    changed = " with changes" if _said("git", "status", "--porcelain", "--", ".", f":!bench/{RESULTS.name}") else ""
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}, commit {_said('git', 'rev-parse', '--short', 'HEAD')}; {cpu}, "
+        f"{datetime.now(UTC):%Y-%m-%d}, commit {_said('git', 'rev-parse', '--short', 'HEAD')}{changed}; {cpu}, "
         f"{len(os.sched_getaffinity(0))} cores{shared}, {memory / 2**20:.0f} GiB; "
         f"{platform.system()} {platform.release()}; {', '.join(versions)}."
     )

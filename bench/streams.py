@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from bench.dialects import Arrived, Client, Dialect
+from bench.dialects import Arrived, Broken, Client, Dialect
 from bench.endpoint import CLOCK_MODULO
 from bench.servers import Server
 
 ARRIVALS_PER_SECOND = 100
 TENTHS_TO_NANOSECONDS = 100_000
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,11 @@ class Load:
     tokens: int
     rate: float
     readers: int = 1
+
+    @property
+    def longest_seconds(self) -> float:
+        """A stream that takes longer has failed: four times what it should, and a minute."""
+        return 4 * self.tokens / self.rate + PATIENCE_SECONDS
 
     @property
     def name(self) -> str:
@@ -62,7 +68,7 @@ class Tally:
                 self.delays.append(_since(departed, arrived))
                 if asked_at:
                     self.first.append(_since(departed, arrived) + _lead(asked, asked_at[0]))
-        self.wrong += tokens - expected
+        self.wrong += abs(tokens - expected)
 
 
 def _since(stamp: int, arrived: int) -> float:
@@ -150,18 +156,17 @@ async def _warmed(server: Server, dialect: Dialect) -> None:
 
 
 async def _stream(http: aiohttp.ClientSession, server: Server, dialect: Dialect, load: Load, tally: Tally) -> None:
-    clients = []
+    clients: list[Client] = []
     try:
-        clients += [await dialect.connect(http, server.process.url) for _ in range(load.readers)]
-        asked = time.monotonic_ns()
-        reply_id = await clients[0].send(f"tokens={load.tokens} rate={load.rate:g}")
-        await asyncio.gather(*(_read(client, reply_id, asked, load, tally) for client in clients))
-    except (AssertionError, aiohttp.ClientError):
+        async with asyncio.timeout(load.longest_seconds):
+            clients += [await dialect.connect(http, server.process.url) for _ in range(load.readers)]
+            asked = time.monotonic_ns()
+            reply_id = await clients[0].send(f"tokens={load.tokens} rate={load.rate:g}")
+            async with asyncio.TaskGroup() as readers:
+                for client in clients:
+                    readers.create_task(tally.follow(client.read(reply_id), asked, load.tokens))
+    except* (Broken, aiohttp.ClientError, OSError):  # TimeoutError is an OSError
         tally.failed += 1
     finally:
         for client in clients:
             await client.close()
-
-
-async def _read(client: Client, reply_id: str, asked: int, load: Load, tally: Tally) -> None:
-    await tally.follow(client.read(reply_id), asked, load.tokens)
