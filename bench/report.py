@@ -71,7 +71,7 @@ def machine() -> str:
     changed = " with changes" if _said("git", "status", "--porcelain", "--", ".", f":!bench/{RESULTS.name}") else ""
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, commit {_said('git', 'rev-parse', '--short', 'HEAD')}{changed}; {cpu}, "
-        f"{len(os.sched_getaffinity(0))} cores{shared}, {memory / 2**20:.0f} GiB; "
+        f"{os.cpu_count()} cores{shared}, {memory / 2**20:.0f} GiB; "
         f"{platform.system()} {platform.release()}; {', '.join(versions)}."
     )
 
