@@ -202,10 +202,13 @@ def _news_in_json() -> Any:  # noqa: ANN401  a statement
 
 
 def _fenced_append_of_json() -> Any:  # noqa: ANN401  a statement
-    """SQLite's, which is followed by the question for the leases: with nobody else writing both are answered alike."""
-    mine = leases().subquery()
+    """SQLite's, which is followed by the question for the leases: with nobody else writing both are answered alike.
+
+    Asked for each row: SQLite would join the leases the other way around, and look through all rows for each of them.
+    """
     columns = row_columns()
-    allowed = select(*columns).where(mine.c.id == columns[0], mine.c.attempt == columns[2])
+    mine = leases().where(replies.c.id == columns[0], replies.c.attempt == columns[2])
+    allowed = select(*columns).where(mine.exists())
     append = sqlite.insert(reply_events).from_select(list(reply_events.c), allowed)
     return append.on_conflict_do_nothing()
 
