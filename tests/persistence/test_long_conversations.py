@@ -111,7 +111,7 @@ def instructions(file: str, sent: Sequence[Sent]) -> int:
 
     connection = sqlite3.connect(file, isolation_level=None)
     try:
-        connection.execute("BEGIN")
+        connection.execute("BEGIN IMMEDIATE")  # which waits for the rollback of the unit that was recorded
         connection.set_progress_handler(tick, 1)
         for statement, given_ in sent:
             run = connection.executemany if isinstance(given_, list) else connection.execute
