@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from enum import Enum, auto
+from math import ceil
 
 from domain.conversations import MessagePart, PartKind
 from domain.errors import DataRefused, StorageError, Unavailable
@@ -32,7 +33,10 @@ from domain.topics import reply_topic, user_topic
 from domain.turns import AT_ONCE, Turns
 
 TICK_SECONDS = 0.04
-SLOWEST_TICK_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 0.25
+READ_PATIENCE_SECONDS = 0.25
+GROUP = 128
+"""So many models are read for one flush. What all of many sent would be shown late if the last had to be read first."""
 LARGE_CHARACTERS = 4_096
 PAUSE_CHARACTERS = 262_144
 KEPT_EVENTS = 2_048
@@ -242,7 +246,6 @@ class Journal:
         self._turns = Turns() if turns is None else turns
         self._hurry = asyncio.Event()
         self._due = 0.0
-        self._tick = TICK_SECONDS
 
     def open(self, lease: Lease, shown: Folder) -> Tail:
         tail = Tail(lease, self, shown)
@@ -271,24 +274,33 @@ class Journal:
             self._hurry.set()
 
     async def run(self) -> None:
-        """Flush until cancelled."""
+        """Flush until cancelled.
+
+        In a tick every model has its turn, in groups. At most half of the time is spent on it, so under load ticks are
+        longer and deltas larger.
+        """
         while True:
             await self._turns.wanted.wait()
             await self._until_due()
-            urgent_only = bool(self._urgent) and self.clock() < self._due
+            began = self.clock()
+            urgent_only = bool(self._urgent) and began < self._due
+            share = 1 / max(1, ceil(len(self._turns) / GROUP))
             if not urgent_only:
-                await self._turns.give()
-            chosen = self._urgent if urgent_only else self._waiting
-            batch = list(chosen)
-            for tail in batch:
-                self._waiting.pop(tail, None)
-            self._urgent, self._hurry = {}, asyncio.Event()
-            if not self._waiting and not self._turns:
-                self._turns.wanted.clear()
-            if batch:
-                await self._flush(batch)
+                await self._turns.give(share)
+            await self._flush_those_of(self._urgent if urgent_only else self._waiting)
             if not urgent_only:
-                self._due = self.clock() + self._tick
+                spent = self.clock() - began
+                self._due = began + max(share * TICK_SECONDS, spent + min(spent, LONGEST_PAUSE_SECONDS))
+
+    async def _flush_those_of(self, chosen: dict[Tail, None]) -> None:
+        batch = list(chosen)
+        for tail in batch:
+            self._waiting.pop(tail, None)
+        self._urgent, self._hurry = {}, asyncio.Event()
+        if not self._waiting and not self._turns:
+            self._turns.wanted.clear()
+        if batch:
+            await self._flush(batch)
 
     async def _until_due(self) -> None:
         """Wait for the tick, or for a first piece, which must not wait for it."""
@@ -304,7 +316,6 @@ class Journal:
         started = self.clock()
         report = await self._written(entries)
         seconds = self.clock() - started
-        self._tick = min(SLOWEST_TICK_SECONDS, max(TICK_SECONDS, 4 * seconds))
         self._telemetry.journal_flushed(seconds, sum(len(entry.events) for entry in entries))
         for tail, entry, mine in zip(batch, entries, report.mine, strict=True):
             self._publish(tail, entry, mine)
@@ -345,7 +356,7 @@ class Journal:
         flush = asyncio.ensure_future(self._storage.flush(self._owner.id, entries))
         try:
             while not flush.done():
-                await asyncio.wait([flush], timeout=SLOWEST_TICK_SECONDS)
+                await asyncio.wait([flush], timeout=READ_PATIENCE_SECONDS)
                 if not flush.done():
                     await self._turns.give()
         finally:

@@ -5,6 +5,7 @@ committed. Nothing here knows who reads or commits.
 """
 
 import asyncio
+from math import ceil
 
 AT_ONCE = 32
 """So many go on before others have their turn: who waits for the database must not wait for all of them."""
@@ -27,10 +28,11 @@ class Turns:
         self.wanted.set()
         await turn
 
-    async def give(self) -> None:
-        """Let all who wait go on, as far as they get with what is there."""
-        waiting, self._waiting = self._waiting, []
-        for number, turn in enumerate(waiting, 1):
+    async def give(self, share: float = 1.0) -> None:
+        """Let those go on who have waited longest, as far as they get with what is there."""
+        some = ceil(share * len(self._waiting))
+        given, self._waiting = self._waiting[:some], self._waiting[some:]
+        for number, turn in enumerate(given, 1):
             if not turn.done():
                 turn.set_result(None)
             if number % AT_ONCE == 0:

@@ -12,9 +12,10 @@ from domain.accounts import LOCAL_USER_ID
 from domain.conversations import Conversation, GenerationSettings, Message, PartKind, Role, TitleSource
 from domain.errors import StorageError
 from domain.events import Folder, PartAdded, TextDelta
-from domain.journal import PAUSE_CHARACTERS, Halt, Journal, Tail
+from domain.journal import GROUP, PAUSE_CHARACTERS, Halt, Journal, Tail
 from domain.replies import FinishReason, HandOver, Lease, Outcome, Owner, Reply, ReplyStatus
 from domain.storage import FlushEntry, FlushReport, Storage, UnitOfWork
+from domain.turns import Turns
 from persistence import schema
 from persistence.database import Database
 from persistence.notifier import LocalNotifier
@@ -106,6 +107,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     running = asyncio.create_task(journal.run())
     yield Desk(storage, journal, lease, journal.open(lease, Folder()), telemetry)
     running.cancel()
+    await asyncio.wait([running])
     await database.close()
 
 
@@ -213,6 +215,29 @@ async def test_when_the_storage_stays_away_the_generator_is_told_to_give_up(desk
 async def forever() -> Outcome:
     await asyncio.Event().wait()
     return DONE
+
+
+async def test_of_many_models_each_group_is_flushed_before_the_next_is_read(desk: Desk) -> None:
+    turns, shown = Turns(), asyncio.Event()
+    journal = Journal(desk.storage, LocalNotifier(), desk.telemetry, Owner(OWNER), turns)
+    tail = journal.open(desk.lease, Folder())
+    tail.append(PartAdded(0, PartKind.TEXT))
+
+    async def read(number: int) -> None:
+        await turns.wait()
+        tail.append(TextDelta(0, f"{number} "))
+        if number == 3 * GROUP - 1:
+            shown.set()
+
+    reading = [asyncio.create_task(read(number)) for number in range(3 * GROUP)]
+    await turns.wanted.wait()
+    running = asyncio.create_task(journal.run())
+    await shown.wait()
+    await tail.settle(DONE)
+    running.cancel()
+    texts = [event.text for _, event in await desk.stored() if isinstance(event, TextDelta)]
+    assert [len(text.split()) for text in texts] == [GROUP] * 3
+    assert all(task.done() for task in reading)
 
 
 async def test_a_first_piece_does_not_drag_the_pieces_of_others_along(tmp_path: Path) -> None:

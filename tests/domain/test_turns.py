@@ -28,3 +28,20 @@ async def test_who_gave_up_waiting_is_passed_over() -> None:
     await turns.give()
     assert stayed.done()
     assert left.cancelled()
+
+
+async def test_by_shares_everybody_has_one_turn_before_anybody_has_a_second() -> None:
+    turns, gone_on = Turns(), []
+
+    async def wait_again_and_again(number: int) -> None:
+        while True:
+            await turns.wait()
+            gone_on.append(number)
+
+    waiting = [asyncio.create_task(wait_again_and_again(number)) for number in range(10)]
+    await turns.wanted.wait()
+    for _ in range(6):
+        await turns.give(1 / 3)
+    assert gone_on == [*range(10), *range(10), *range(4)]
+    for task in waiting:
+        task.cancel()
