@@ -5,10 +5,12 @@ Knows the private parts of these libraries, and nothing of what the bytes mean.
 
 import asyncio
 import os
-from typing import Any, Protocol
+from socket import socket
+from typing import Any, NamedTuple, Protocol
 
 import aiohttp
 import httpx2
+from aiohttp.connector import Connection
 
 FETCH_BYTES = 65_536
 """What is fetched at once from a connection that was paused; the rest comes with the next read."""
@@ -48,6 +50,14 @@ class LayeredBody:
         pass
 
 
+class _Wire(NamedTuple):
+    """A connection on whose socket lies what was sent, as it was sent."""
+
+    transport: asyncio.Transport
+    socket: socket
+    protocol: asyncio.Protocol
+
+
 class DirectBody:
     """What aiohttp makes of it.
 
@@ -57,45 +67,42 @@ class DirectBody:
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._content: Any = response.content
-        self._transport = response.connection and _plain(response.connection.transport)
-        self._protocol = response.connection and response.connection.protocol
+        self._wire = None if response.connection is None else _wire(response.connection)
         self._paused = False
 
     def arrived(self) -> bytes:
-        if self._paused:
+        if self._paused and self._wire is not None:
             self._paused = False
-            self._fetch()
+            _fetch(self._wire)
         arrived: bytes = self._content._read_nowait(-1)  # the public one raises first if the connection has broken
         return arrived
 
     async def more(self) -> bytes:
-        if self._transport is not None and not self._content.is_eof():
-            self._transport.resume_reading()
+        if self._wire is not None and not self._content.is_eof():
+            self._wire.transport.resume_reading()
         more: bytes = await self._content.readany()
         return more
 
     def pause(self) -> None:
         """After the end the connection may be another answer's already."""
-        if self._transport is not None and not self._content.is_eof():
-            self._transport.pause_reading()
+        if self._wire is not None and not self._content.is_eof():
+            self._wire.transport.pause_reading()
             self._paused = True
 
-    def _fetch(self) -> None:
-        """The event loop will see ends and failures too. The descriptor of a closed connection may be another's."""
-        assert self._transport is not None
-        assert self._protocol is not None
-        if self._transport.is_closing():
-            return
-        try:
-            data = os.read(self._transport.get_extra_info("socket").fileno(), FETCH_BYTES)
-        except OSError:
-            return
-        if data:
-            self._protocol.data_received(data)
 
-
-def _plain(transport: asyncio.Transport | None) -> asyncio.Transport | None:
-    """Bytes as they were sent are read from this alone: others decrypt, or have no socket."""
-    if transport is None or transport.get_extra_info("sslcontext") or not transport.get_extra_info("socket"):
+def _wire(connection: Connection) -> _Wire | None:
+    transport, protocol = connection.transport, connection.protocol
+    if transport is None or protocol is None or transport.get_extra_info("sslcontext"):
         return None
-    return transport
+    socket = transport.get_extra_info("socket")
+    return None if socket is None else _Wire(transport, socket, protocol)
+
+
+def _fetch(wire: _Wire) -> None:
+    """The event loop will hear of ends and failures too. A socket that was closed has no descriptor any more."""
+    try:
+        data = os.read(wire.socket.fileno(), FETCH_BYTES)
+    except OSError:
+        return
+    if data:
+        wire.protocol.data_received(data)
