@@ -4,15 +4,14 @@ Knows bytes and time. What a payload means is in `frames.py`, what an event is i
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 
+from providers.body import Body
 from providers.errors import TRANSPORT_FAILURES
 from providers.sse import MAX_EVENT_BYTES, EventTooLargeError, SseSplitter
 
 USAGE_GRACE = 5.0
 """Seconds granted after the finish reason for the usage to arrive."""
-READ_BYTES = 16_384
-"""What the client library takes at once (CHUNK_SIZE of its aiohttp transport)."""
 END_GRACE = 0.25
 """Seconds granted after [DONE] for the end of the body, so that the connection can be used again."""
 
@@ -23,11 +22,9 @@ class Answer:
     `read_limit` is what each read may take, in seconds; `deadline` bounds all of them, on the event loop's clock.
     """
 
-    def __init__(
-        self, headers: Mapping[str, str], pieces: AsyncGenerator[bytes, None], read_limit: float, deadline: float
-    ) -> None:
+    def __init__(self, headers: Mapping[str, str], body: Body, read_limit: float, deadline: float) -> None:
         self.request_id = headers.get("x-request-id")
-        self._pieces = pieces
+        self._body = body
         self._read_limit = read_limit
         self._deadline = deadline
         self._whole = headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
@@ -35,8 +32,6 @@ class Answer:
         self._now = asyncio.get_running_loop().time
         self._done = False
         self._ended = False
-        self.has_more = False
-        """Whether the last read took all that one may take, so that there is probably more."""
 
     async def read(self, *, ending: bool) -> list[bytes] | None:
         """The payloads that the next read completes, perhaps none; None at the end.
@@ -54,16 +49,19 @@ class Answer:
         except (*TRANSPORT_FAILURES, EventTooLargeError):
             return None
 
+    def pause(self) -> None:
+        """Nothing needs to be seen before the next read."""
+        self._body.pause()
+
     async def _next(self) -> list[bytes]:
         if self._whole:
             self._ended = True
             return [await self._document()]
-        piece = await self._piece()
-        self.has_more = piece is not None and len(piece) >= READ_BYTES
-        if piece is None:
-            self._ended = True
-            return self._without_done(self._splitter.rest())
-        return self._without_done(self._splitter.feed(piece))
+        piece = self._arrived() or await self._more()
+        if piece:
+            return self._without_done(self._splitter.feed(piece))
+        self._ended = True
+        return self._without_done(self._splitter.rest())
 
     def _without_done(self, payloads: list[bytes]) -> list[bytes]:
         if b"[DONE]" in payloads:
@@ -73,12 +71,17 @@ class Answer:
 
     async def _document(self) -> bytes:
         pieces: list[bytes] = []
-        while (piece := await self._piece()) is not None:
+        while piece := self._arrived() or await self._more():
             pieces.append(piece)
             if sum(map(len, pieces)) > MAX_EVENT_BYTES:
                 raise EventTooLargeError
         return b"".join(pieces)
 
-    async def _piece(self) -> bytes | None:
+    def _arrived(self) -> bytes:
+        if self._now() >= self._deadline:
+            raise TimeoutError
+        return self._body.arrived()
+
+    async def _more(self) -> bytes:
         async with asyncio.timeout_at(min(self._deadline, self._now() + self._read_limit)):
-            return await anext(self._pieces, None)
+            return await self._body.more()

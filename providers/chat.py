@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from domain.errors import ProviderError
 from domain.models import ChatChunk, ChatRequest, Model
 from domain.ports import Telemetry
-from providers.endpoint import Endpoint, Pace, Provider, TimeLimits, at_once
+from providers.endpoint import Endpoint, Pace, Provider, TimeLimits
 from providers.errors import unknown_model
 from providers.retries import RetryPolicy, Sleep, retrying
 
@@ -42,7 +42,7 @@ class OpenAIChatModel:
         options: ChatOptions,
         telemetry: Telemetry,
         *,
-        pace: Pace = at_once,
+        pace: Pace | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         limits = TimeLimits(options.connect_timeout, options.read_timeout)

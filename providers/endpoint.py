@@ -7,7 +7,7 @@ objects cost. Knows nothing of other providers and never makes a request twice.
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +21,7 @@ from domain.models import ChatChunk, ChatRequest, FinishChunk, Model, RequestSta
 from domain.ports import ProviderCall, Telemetry
 from domain.replies import Usage
 from providers.answer import Answer
+from providers.body import body_of
 from providers.completions import Continuation, Demand, request_body
 from providers.errors import never_sent, option_refused, provider_failures
 from providers.frames import CompletionReader, joined
@@ -47,11 +48,8 @@ class Provider:
 
 
 Pace = Callable[[], Awaitable[None]]
-"""Waited for after each read that brought something, but the last."""
-
-
-async def at_once() -> None:
-    """The pace of whoever wants each piece when it comes."""
+"""Waited for between two reads, from the first that brought something on. Without one each piece is read when it comes.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ class TimeLimits:
 class Endpoint:
     """The client of one provider; `close` it when the server stops."""
 
-    def __init__(self, provider: Provider, limits: TimeLimits, telemetry: Telemetry, pace: Pace) -> None:
+    def __init__(self, provider: Provider, limits: TimeLimits, telemetry: Telemetry, pace: Pace | None) -> None:
         self._key = provider.api_key
         self._continuation = provider.continuation
         self._limits = limits
@@ -91,7 +89,8 @@ class Endpoint:
                     for chunk in joined(chunk for payload in payloads for chunk in reader.read(payload)):
                         meter.first_chunk()
                         yield chunk
-                    if meter.has_begun and not reader.finished and not answer.has_more:
+                    if self._pace is not None and meter.has_begun and not reader.finished:
+                        answer.pause()
                         await self._pace()
             finish = reader.finish()
             meter.finished(finish)
@@ -104,8 +103,7 @@ class Endpoint:
             async with asyncio.timeout_at(min(deadline, accepted_by)):
                 response = await self._accepted(request)
             try:
-                async with aclosing(_pieces(response.http_response)) as pieces:
-                    yield Answer(response.headers, pieces, self._limits.read, deadline)
+                yield Answer(response.headers, body_of(response.http_response), self._limits.read, deadline)
             finally:
                 await response.close()
 
@@ -137,31 +135,6 @@ class Endpoint:
                 return await self._opened(body, tries - 1)
             raise
         return response
-
-
-async def _pieces(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
-    """The body as it arrives; past the layers that decode it where there is nothing to decode.
-
-    When the connection breaks, what came before that and was not read yet comes first: it may be the whole rest.
-    """
-    if "content-encoding" in response.headers or not isinstance(response.stream, httpx2.AsyncByteStream):
-        async for piece in response.aiter_bytes():
-            yield piece
-        return
-    try:
-        async for piece in response.stream:
-            yield piece
-    except Exception:
-        if left := _unread(response.stream):
-            yield left
-        raise
-
-
-def _unread(stream: Any) -> bytes:  # noqa: ANN401  private parts of three libraries
-    """aiohttp has it still, but its reader only raises from then on."""
-    content = getattr(getattr(getattr(stream, "_stream", None), "_aiohttp_response", None), "content", None)
-    left = b"".join(getattr(content, "_buffer", ()))
-    return left[getattr(content, "_buffer_offset", 0) :]
 
 
 def _client(provider: Provider, limits: TimeLimits) -> AsyncOpenAI:
