@@ -24,6 +24,7 @@ PURGED_AT_ONCE = 200
 
 
 _PARAMS = tuple(field.name for field in fields(ModelParams))
+_NO_PARAMS = ModelParams()
 
 
 def settings_to_json(settings: GenerationSettings) -> dict[str, Any]:
@@ -40,17 +41,20 @@ def settings_to_json(settings: GenerationSettings) -> dict[str, Any]:
 
 
 def settings_from_json(data: Mapping[str, Any]) -> GenerationSettings:
-    params = dict(data.get("params", {}))
-    if "stop" in params:
-        params["stop"] = tuple(params["stop"])
-    tools, choice = data.get("tools"), data.get("tool_choice")
+    given = data.get
+    params, tools, choice = given("params"), given("tools"), given("tool_choice")
     return GenerationSettings(
-        model=data.get("model"),
-        system_prompt=data.get("system_prompt"),
-        params=ModelParams(**params),
+        model=given("model"),
+        system_prompt=given("system_prompt"),
+        params=_params_from(params) if params else _NO_PARAMS,
         tools=None if tools is None else tuple(tools),
         tool_choice=None if choice is None else ToolChoice(choice),
     )
+
+
+def _params_from(data: Mapping[str, Any]) -> ModelParams:
+    stop = {"stop": tuple(data["stop"])} if "stop" in data else {}
+    return ModelParams(**{**data, **stop})
 
 
 def conversation_from(row: AnyRow) -> Conversation:
