@@ -195,7 +195,7 @@ class Connection:
 
     @property
     def is_at_rest(self) -> bool:
-        """To close it nothing needs to be waited for."""
+        """To end it nothing needs to be waited for."""
         return self._transaction.is_at_rest and not self.busy
 
     async def discard(self) -> None:
@@ -203,8 +203,8 @@ class Connection:
         with suppress(*DRIVER_ERRORS):
             await self._connection.invalidate()
 
-    async def close(self) -> None:
-        """When the last call has ended, roll back what is not committed, and give the connection back. Never raises."""
+    async def end(self) -> None:
+        """When the last call has ended, roll back what is not committed. Never raises."""
         if self._call is not None and self.busy:
             await asyncio.wait([self._call])
         if not self._connection.invalidated:
@@ -212,8 +212,6 @@ class Connection:
                 await self._transaction.rollback()
             except DRIVER_ERRORS:
                 await self.discard()
-        with suppress(*DRIVER_ERRORS):
-            await self._connection.close()
 
     async def _begun(self, call: Coroutine[Any, Any, T]) -> T:
         await self._transaction.begin()

@@ -45,6 +45,10 @@ class OneVisitConnection(aiosqlite.Connection):
         """Always: a rollback is not waited for."""
         return True
 
+    def is_closed(self) -> bool:
+        """As asyncpg's."""
+        return not self._running
+
     async def begin(self) -> None:
         """It begins by itself."""
 
