@@ -9,7 +9,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from typing import Any
 from sqlalchemy import event, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from domain.errors import StorageError, Unavailable
-from persistence import postgresql_driver, sqlite_driver
-from persistence.connection import DRIVER_ERRORS, Connection, Transaction
-from persistence.pool import Pool, driver_of
+from persistence import sqlite_driver
+from persistence.connection import Connection
+from persistence.pool import Pool
+from persistence.unit import Unit
 
 DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -105,16 +105,13 @@ class Database:
         """The SQLite file, if it is one."""
         return Path(self.url.database) if self.is_sqlite and self.url.database else None
 
-    def connect(self, *, writing: bool, alone: bool = False) -> AbstractAsyncContextManager[Connection]:
+    def connect(self, *, writing: bool, alone: bool = False) -> "Unit":
         """One transaction, rolled back unless committed. Raises Unavailable before work, StorageError in it.
 
         `alone` promises that it is one statement that gives rows, after any that give none on SQLite: it is committed
         in the same round trip.
         """
-        if alone and not self.is_sqlite:
-            return self._statement()
-        begin = postgresql_driver.WRITING if writing else postgresql_driver.READING
-        return self._transaction(self._writer if writing else self._reader, begin, alone=alone)
+        return Unit(self._writer if writing else self._reader, self._closing, writing=writing, alone=alone)
 
     @asynccontextmanager
     async def migrating(self) -> AsyncIterator[Connection]:
@@ -126,7 +123,7 @@ class Database:
         alone = select(1) if self.is_sqlite else select(func.pg_advisory_xact_lock(MIGRATION_LOCK))
         pool = Pool(engine, 1, CONNECT_SECONDS)
         try:
-            async with self._transaction(pool) as connection:
+            async with Unit(pool, self._closing, writing=True) as connection:
                 await connection.execute(alone)
                 yield connection
         finally:
@@ -137,62 +134,6 @@ class Database:
             await asyncio.wait(self._closing, timeout=BUSY_SECONDS)
         await self._writer.close()
         await self._reader.close()
-
-    @asynccontextmanager
-    async def _transaction(
-        self, pool: Pool, begin: str | None = postgresql_driver.WRITING, *, alone: bool = False
-    ) -> AsyncIterator[Connection]:
-        try:
-            found = await pool.take()
-        except DRIVER_ERRORS as error:
-            raise Unavailable from error
-        connection = Connection(found, self._transaction_on(found, begin, alone=alone))
-        try:
-            await self._begin(connection)
-            yield connection
-        finally:
-            await self._end(connection, pool)
-
-    @staticmethod
-    async def _begin(connection: Connection) -> None:
-        try:
-            await connection.begin()
-        except StorageError as error:
-            raise Unavailable from error
-
-    def _transaction_on(self, connection: AsyncConnection, begin: str | None, *, alone: bool) -> Transaction:
-        driver = driver_of(connection)
-        if not self.is_sqlite:
-            return postgresql_driver.PostgresqlTransaction(driver, begin)
-        assert isinstance(driver, sqlite_driver.OneVisitConnection)
-        driver.alone = alone
-        return driver
-
-    @asynccontextmanager
-    async def _statement(self) -> AsyncIterator[Connection]:
-        """After an error the driver may leave the server in the middle of a transaction that it knows nothing of."""
-        async with self._transaction(self._writer, None) as connection:
-            try:
-                yield connection
-            except StorageError:
-                await connection.discard()
-                raise
-
-    async def _end(self, connection: Connection, pool: Pool) -> None:
-        """Whoever was cancelled in a call does not wait for its end: the connection comes back by itself."""
-        if connection.is_at_rest:
-            await _given_back(connection, pool)
-            return
-        closing = asyncio.create_task(_given_back(connection, pool))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
-        if not connection.busy:
-            await asyncio.shield(closing)
-
-
-async def _given_back(connection: Connection, pool: Pool) -> None:
-    await connection.end()
-    await pool.give_back(connection.plain)
 
 
 def _engine(url: URL, **options: Any) -> AsyncEngine:  # noqa: ANN401  SQLAlchemy's own options

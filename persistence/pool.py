@@ -6,11 +6,27 @@ more than most statements do. Nothing here knows transactions.
 
 import asyncio
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from persistence.connection import DRIVER_ERRORS
+
+
+class Line(NamedTuple):
+    """A connection to the database, as SQLAlchemy has it and as its driver."""
+
+    connection: AsyncConnection
+    driver: Any
+
+    @property
+    def is_open(self) -> bool:
+        """The driver notices when a server hangs up, so nobody needs to ask the server."""
+        return not (self.connection.closed or self.connection.invalidated or self.driver.is_closed())
+
+    async def close(self) -> None:
+        with suppress(*DRIVER_ERRORS):
+            await self.connection.close()
 
 
 class Pool:
@@ -19,33 +35,33 @@ class Pool:
         self._engine = engine
         self._seconds = seconds
         self._places = asyncio.Semaphore(size)
-        self._resting: list[AsyncConnection] = []
+        self._resting: list[Line] = []
         self._closed = False
 
-    async def take(self) -> AsyncConnection:
+    async def take(self) -> Line:
         """One that is open, as far as its driver knows. Raises the driver's errors, and TimeoutError."""
         await self._place()
         try:
             while self._resting:
                 found = self._resting.pop()
-                if _is_open(found):
+                if found.is_open:
                     return found
-                await _close(found)
-            return await self._engine.connect()
+                await found.close()
+            return await self._opened()
         except BaseException:
             self._places.release()
             raise
 
-    async def give_back(self, connection: AsyncConnection) -> None:
+    async def give_back(self, line: Line) -> None:
         """One that has no transaction. Never raises."""
         try:
-            if connection.in_transaction():  # as SQLAlchemy sees it
+            if line.connection.in_transaction():  # as SQLAlchemy sees it
                 with suppress(*DRIVER_ERRORS):
-                    await connection.rollback()
-            if self._closed or not _is_open(connection):
-                await _close(connection)
+                    await line.connection.rollback()
+            if self._closed or not line.is_open:
+                await line.close()
             else:
-                self._resting.append(connection)
+                self._resting.append(line)
         finally:
             self._places.release()
 
@@ -53,8 +69,13 @@ class Pool:
         """Those that are in use are closed when they come back."""
         self._closed = True
         while self._resting:
-            await _close(self._resting.pop())
+            await self._resting.pop().close()
         await self._engine.dispose()
+
+    async def _opened(self) -> Line:
+        connection = await self._engine.connect()
+        assert connection.sync_connection is not None
+        return Line(connection, connection.sync_connection.connection.driver_connection)
 
     async def _place(self) -> None:
         if not self._places.locked():
@@ -62,18 +83,3 @@ class Pool:
             return
         async with asyncio.timeout(self._seconds):
             await self._places.acquire()
-
-
-def driver_of(connection: AsyncConnection) -> Any:  # noqa: ANN401  the driver's own type
-    assert connection.sync_connection is not None
-    return connection.sync_connection.connection.driver_connection
-
-
-def _is_open(connection: AsyncConnection) -> bool:
-    """The driver notices when a server hangs up, so nobody needs to ask the server."""
-    return not (connection.closed or connection.invalidated or driver_of(connection).is_closed())
-
-
-async def _close(connection: AsyncConnection) -> None:
-    with suppress(*DRIVER_ERRORS):
-        await connection.close()
