@@ -17,7 +17,7 @@ from domain.tool_calls import ToolChoice
 from persistence.connection import AnyRow, Connection
 from persistence.feed import SqlFeed
 from persistence.paging import page_of, window
-from persistence.tables import conversations
+from persistence.tables import Id, conversations
 
 PURGED_AT_ONCE = 200
 """So that a sweep of many conversations does not hold up everybody else's writes."""
@@ -96,8 +96,8 @@ class SqlConversations:
 
     async def get(self, user_id: str, conversation_id: str, *, lock: bool = False) -> Conversation | None:
         which = {"user_id": user_id, "conversation_id": conversation_id}
-        row = (await self._connection.execute(_HELD if lock else _ONE, which)).one_or_none()
-        return None if row is None else conversation_from(row)
+        rows = await self._connection.fetch(_HELD if lock else _ONE, which)
+        return conversation_from(rows[0]) if rows else None
 
     async def get_many(self, user_id: str, conversation_ids: Sequence[str]) -> dict[str, Conversation]:
         query = _visible(user_id).where(self._connection.among(conversations.c.id, conversation_ids))
@@ -156,7 +156,7 @@ def _visible(user_id: str | BindParameter[str]) -> Select[*tuple[Any, ...]]:
     return select(conversations).where(conversations.c.user_id == user_id, conversations.c.deleted_at.is_(None))
 
 
-_ONE = _visible(bindparam("user_id")).where(conversations.c.id == bindparam("conversation_id"))
+_ONE = _visible(bindparam("user_id", type_=Id)).where(conversations.c.id == bindparam("conversation_id", type_=Id))
 _HELD = _ONE.with_for_update(key_share=True)
 
 

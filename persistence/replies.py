@@ -99,10 +99,8 @@ class SqlReplies:
         return int((await self._connection.execute(query)).scalar_one())
 
     async def progress(self, reply_id: str) -> Progress | None:
-        newest = select(func.max(reply_events.c.seq)).where(reply_events.c.reply_id == reply_id).scalar_subquery()
-        query = select(replies.c.status, func.coalesce(replies.c.last_seq, newest, 0).label("seq"))
-        row = (await self._connection.execute(query.where(_is(reply_id)))).one_or_none()
-        return None if row is None else Progress(ReplyStatus(row.status), row.seq)
+        rows = await self._connection.fetch(_PROGRESS, {"reply": reply_id})
+        return Progress(ReplyStatus(rows[0].status), rows[0].seq) if rows else None
 
     async def unsettled_of(self, user_id: str) -> list[str]:
         await hold(self._connection, conversations.c.user_id == user_id)
@@ -113,7 +111,7 @@ class SqlReplies:
     async def unsettled_above(self, parent_id: str | None) -> list[str]:
         if parent_id is None:
             return []
-        return list((await self._connection.execute(_UNSETTLED_ABOVE, {"message_id": parent_id})).scalars())
+        return [row.id for row in await self._connection.fetch(_UNSETTLED_ABOVE, {"message_id": parent_id})]
 
     async def waits_for(self, parent_id: str | None) -> str | None:
         return next(iter(await self.unsettled_above(parent_id)), None)
@@ -160,10 +158,7 @@ class SqlReplies:
         return [(row, row.newest) for row in rows]
 
     async def held(self, owner: str) -> list[Held]:
-        query = select(replies.c.id, replies.c.attempt, replies.c.stop_requested).where(
-            replies.c.status == ReplyStatus.STREAMING.value, replies.c.owner == owner
-        )
-        return [Held(*row) for row in (await self._connection.execute(query)).all()]
+        return [Held(*row) for row in await self._connection.fetch(_STREAMING, {"owner": owner})]
 
 
 def _begun(row: AnyRow) -> EventRow:
@@ -237,6 +232,12 @@ def _begin() -> Any:  # noqa: ANN401  a statement
     return append.returning(reply_events.c.reply_id, reply_events.c.seq)
 
 
+_PROGRESS = select(replies.c.status, func.coalesce(replies.c.last_seq, _newest(replies.c.id)).label("seq")).where(
+    replies.c.id == bindparam("reply", type_=Id)
+)
+_STREAMING = select(replies.c.id, replies.c.attempt, replies.c.stop_requested).where(
+    replies.c.status == literal_column("'STREAMING'"), replies.c.owner == bindparam("owner", type_=Id)
+)
 _CLAIMABLE = _claimable().add_columns(_newest(replies.c.id).label("newest"))
 _TAKE = _take().where(listed(replies.c.id, "ids", is_sqlite=True))
 _CLAIM = _claim()
@@ -265,7 +266,7 @@ def unsettled_above(message_id: BindParameter[str]) -> Select[*tuple[Any, ...]]:
     return select(chain.c.id).where(unsettled(chain.c.status)).order_by(chain.c.steps)
 
 
-_UNSETTLED_ABOVE = unsettled_above(bindparam("message_id"))
+_UNSETTLED_ABOVE = unsettled_above(bindparam("message_id", type_=Id))
 
 
 def _is(reply_id: str) -> ColumnElement[bool]:
