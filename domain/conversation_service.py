@@ -79,7 +79,7 @@ class ConversationService:
     # ── reading ──
 
     async def viewer(self, user_id: str) -> User | None:
-        async with self._storage.read() as work:
+        async with self._storage.peek() as work:
             return await work.users.get(user_id)
 
     async def get(self, user_id: str, conversation_id: str) -> Conversation:
@@ -88,15 +88,15 @@ class ConversationService:
 
     async def many(self, user_id: str, conversation_ids: Sequence[str]) -> dict[str, Conversation]:
         """Those of the conversations that are there and the user's, by id."""
-        async with self._storage.read() as work:
+        async with self._storage.peek() as work:
             return await work.conversations.get_many(user_id, conversation_ids)
 
     async def page(self, user_id: str, request: PageRequest) -> Page[Conversation]:
-        async with self._storage.read() as work:
+        async with self._storage.peek() as work:
             return await work.conversations.page(user_id, request)
 
     async def count(self, user_id: str) -> int:
-        async with self._storage.read() as work:
+        async with self._storage.peek() as work:
             return await work.conversations.count(user_id)
 
     async def message(self, user_id: str, message_id: str) -> Message:
@@ -107,7 +107,7 @@ class ConversationService:
 
     async def messages(self, user_id: str, message_ids: Sequence[str]) -> dict[str, Message]:
         """Those of the messages that are the user's, by id."""
-        async with self._storage.read() as work:
+        async with self._storage.peek() as work:
             return await work.messages.get_many(user_id, message_ids)
 
     async def path(
@@ -129,7 +129,7 @@ class ConversationService:
             return await work.messages.all(conversation_id, request)
 
     async def children(self, keys: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], list[str]]:
-        async with self._storage.read() as work:
+        async with self._storage.peek() as work:
             return await work.messages.children(keys)
 
     async def active_replies(self, user_id: str, conversation_ids: Sequence[str]) -> dict[str, list[Message]]:

@@ -198,7 +198,7 @@ class ReplyGenerator:
                 model.name, messages, params, lease.reply_id, lease.conversation_id, unfinished, tools, choice
             )
 
-        return await self._patiently(read, self._storage.read)
+        return await self._patiently(read, self._storage.peek)
 
     async def _begun(self, model: str, notes: Notes, calls: int) -> int:
         """Tokens of what the reply began with in the text that is being gone on with."""
@@ -228,7 +228,7 @@ class ReplyGenerator:
         notes.reserved = most
 
     async def _log(self, lease: Lease) -> list[LoggedEvent]:
-        return await self._patiently(lambda work: work.log.after(lease.reply_id, 0, WHOLE_LOG), self._storage.read)
+        return await self._patiently(lambda work: work.log.after(lease.reply_id, 0, WHOLE_LOG), self._storage.peek)
 
     # ── going on after a cut ──
 

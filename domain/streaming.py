@@ -118,7 +118,7 @@ class ReplyStream:
 
         Raises NotFound at once, before the stream begins, when the reply is absent, foreign or was not generated.
         """
-        async with self._storage.read() as work:
+        async with self._storage.peek() as work:
             message = await work.messages.get(user_id, reply_id)
         if message is None or message.reply is None:
             raise NotFound("reply", reply_id, "replyId")
@@ -183,7 +183,7 @@ class WatchedMessages:
         """Begins when all who are awake now have asked."""
         await asyncio.sleep(0)
         wanted, self._wanted, self._loading = self._wanted, set(), None
-        async with self._storage.read() as work:
+        async with self._storage.peek() as work:
             return await work.messages.watched(wanted)
 
 

@@ -38,6 +38,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.errors import DataRefused, StorageError
 from persistence.tables import IdList, Instant
+from persistence.uninterrupted import Uninterrupted
 
 T = TypeVar("T")
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
@@ -81,10 +82,11 @@ class Ready:
     def __init__(self, statement: Executable, dialect: Dialect) -> None:
         compiled = statement.compile(dialect=dialect)  # type: ignore[attr-defined]
         self.sql = str(compiled)
-        binds = [compiled.binds[name] for name in compiled.positiontup]
+        self._names = compiled.positiontup
+        binds = [compiled.binds[name] for name in self._names]
+        self._own = {name: bind.value for name, bind in zip(self._names, binds, strict=True) if not bind.required}
         processors = [bind.type.dialect_impl(dialect).bind_processor(dialect) for bind in binds]
-        constants = [bind.value for bind in binds]
-        self._places = list(zip(compiled.positiontup, constants, processors, strict=True))
+        self._processors = [(place, process) for place, process in enumerate(processors) if process is not None]
         columns = compiled._result_columns
         names = [column.keyname for column in columns]
         self._named: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]
@@ -92,23 +94,22 @@ class Ready:
         self._readers = [(place, reader) for place, reader in enumerate(readers) if reader is not None]
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Raises DataRefused for what no database could store."""
+        """Raises DataRefused for what no database could store, KeyError when a parameter is missing."""
         return self._given(values)
 
     def arguments_of_each(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
         return [self._given(row) for row in rows]
 
     def _given(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        value = values.get
+        if self._own:
+            values = {**self._own, **values}
+        given = [values[name] for name in self._names]
         try:
-            return tuple(
-                [
-                    value(name, constant) if process is None else process(value(name, constant))
-                    for name, constant, process in self._places
-                ]
-            )
+            for place, process in self._processors:
+                given[place] = process(given[place])
         except (TypeError, ValueError) as error:
             raise DataRefused(type(error).__name__) from error
+        return tuple(given)
 
     def rows(self, found: Iterable[Iterable[Any]]) -> list[Any]:
         """What the driver found, with the names of the columns."""
@@ -152,7 +153,7 @@ class Connection:
         self.is_sqlite = self.dialect.name == "sqlite"
         self._connection = connection
         self._transaction = transaction
-        self._call: asyncio.Future[Any] | None = None
+        self._call: Uninterrupted[Any] | None = None
 
     async def begin(self) -> None:
         await self._driven(self._transaction.begin())
@@ -191,11 +192,11 @@ class Connection:
     @property
     def busy(self) -> bool:
         """A call goes on that a cancelled task has left behind."""
-        return self._call is not None and not self._call.done()
+        return self._call is not None and self._call.goes_on
 
     @property
     def is_at_rest(self) -> bool:
-        """To close it nothing needs to be waited for."""
+        """To end it nothing needs to be waited for."""
         return self._transaction.is_at_rest and not self.busy
 
     async def discard(self) -> None:
@@ -203,17 +204,15 @@ class Connection:
         with suppress(*DRIVER_ERRORS):
             await self._connection.invalidate()
 
-    async def close(self) -> None:
-        """When the last call has ended, roll back what is not committed, and give the connection back. Never raises."""
-        if self._call is not None and self.busy:
-            await asyncio.wait([self._call])
+    async def end(self) -> None:
+        """When the last call has ended, roll back what is not committed. Never raises."""
+        if self._call is not None and self._call.rest is not None:
+            await asyncio.wait([self._call.rest])
         if not self._connection.invalidated:
             try:
                 await self._transaction.rollback()
             except DRIVER_ERRORS:
                 await self.discard()
-        with suppress(*DRIVER_ERRORS):
-            await self._connection.close()
 
     async def _begun(self, call: Coroutine[Any, Any, T]) -> T:
         await self._transaction.begin()
@@ -229,9 +228,9 @@ class Connection:
             raise _storage_error(error) from error
 
     async def _whole(self, call: Coroutine[Any, Any, T]) -> T:
-        self._call = asyncio.ensure_future(call)
+        self._call = whole = Uninterrupted(call)
         try:
-            return await asyncio.shield(self._call)
+            return await whole
         except DRIVER_ERRORS as error:
             raise _storage_error(error) from error
 

@@ -17,13 +17,14 @@ from domain.tool_calls import ToolChoice
 from persistence.connection import AnyRow, Connection
 from persistence.feed import SqlFeed
 from persistence.paging import page_of, window
-from persistence.tables import conversations
+from persistence.tables import Id, conversations
 
 PURGED_AT_ONCE = 200
 """So that a sweep of many conversations does not hold up everybody else's writes."""
 
 
 _PARAMS = tuple(field.name for field in fields(ModelParams))
+_NO_PARAMS = ModelParams()
 
 
 def settings_to_json(settings: GenerationSettings) -> dict[str, Any]:
@@ -40,17 +41,20 @@ def settings_to_json(settings: GenerationSettings) -> dict[str, Any]:
 
 
 def settings_from_json(data: Mapping[str, Any]) -> GenerationSettings:
-    params = dict(data.get("params", {}))
-    if "stop" in params:
-        params["stop"] = tuple(params["stop"])
-    tools, choice = data.get("tools"), data.get("tool_choice")
+    given = data.get
+    params, tools, choice = given("params"), given("tools"), given("tool_choice")
     return GenerationSettings(
-        model=data.get("model"),
-        system_prompt=data.get("system_prompt"),
-        params=ModelParams(**params),
+        model=given("model"),
+        system_prompt=given("system_prompt"),
+        params=_params_from(params) if params else _NO_PARAMS,
         tools=None if tools is None else tuple(tools),
         tool_choice=None if choice is None else ToolChoice(choice),
     )
+
+
+def _params_from(data: Mapping[str, Any]) -> ModelParams:
+    stop = {"stop": tuple(data["stop"])} if "stop" in data else {}
+    return ModelParams(**{**data, **stop})
 
 
 def conversation_from(row: AnyRow) -> Conversation:
@@ -92,8 +96,8 @@ class SqlConversations:
 
     async def get(self, user_id: str, conversation_id: str, *, lock: bool = False) -> Conversation | None:
         which = {"user_id": user_id, "conversation_id": conversation_id}
-        row = (await self._connection.execute(_HELD if lock else _ONE, which)).one_or_none()
-        return None if row is None else conversation_from(row)
+        rows = await self._connection.fetch(_HELD if lock else _ONE, which)
+        return conversation_from(rows[0]) if rows else None
 
     async def get_many(self, user_id: str, conversation_ids: Sequence[str]) -> dict[str, Conversation]:
         query = _visible(user_id).where(self._connection.among(conversations.c.id, conversation_ids))
@@ -152,7 +156,7 @@ def _visible(user_id: str | BindParameter[str]) -> Select[*tuple[Any, ...]]:
     return select(conversations).where(conversations.c.user_id == user_id, conversations.c.deleted_at.is_(None))
 
 
-_ONE = _visible(bindparam("user_id")).where(conversations.c.id == bindparam("conversation_id"))
+_ONE = _visible(bindparam("user_id", type_=Id)).where(conversations.c.id == bindparam("conversation_id", type_=Id))
 _HELD = _ONE.with_for_update(key_share=True)
 
 

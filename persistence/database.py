@@ -9,19 +9,21 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event, func, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DisconnectionError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
-from domain.errors import StorageError, Unavailable
-from persistence import postgresql_driver, sqlite_driver
-from persistence.connection import DRIVER_ERRORS, Connection, Transaction
+from persistence import sqlite_driver
+from persistence.connection import Connection
+from persistence.pool import Pool
+from persistence.unit import Unit
 
 DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -30,6 +32,7 @@ DRIVERS = {
 }
 SERVER_OPTIONS = {"host", "port", "ssl"}
 SOUND_SQLITE = (3, 51, 3)
+SQLITE_READERS = 4
 BUSY_SECONDS = 5
 CONNECT_SECONDS = 10
 IDLE_SECONDS = 5
@@ -92,27 +95,23 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._closing: set[asyncio.Task[None]] = set()
         if self.is_sqlite:
-            self._writer = _sqlite(self.url, "BEGIN IMMEDIATE", pool_size=1, pool_timeout=pool_seconds)
-            self._reader = _sqlite(self.url, "BEGIN", "query_only=ON", pool_size=4, pool_timeout=pool_seconds)
+            self._writer = Pool(_sqlite(self.url, "BEGIN IMMEDIATE"), 1, pool_seconds)
+            self._reader = Pool(_sqlite(self.url, "BEGIN", "query_only=ON"), SQLITE_READERS, pool_seconds)
         else:
-            self._writer = _postgresql(self.url, statement_seconds, pool_size=pool_size, pool_timeout=pool_seconds)
-            self._reader = self._writer
+            self._writer = self._reader = Pool(_postgresql(self.url, statement_seconds), pool_size, pool_seconds)
 
     @property
     def file(self) -> Path | None:
         """The SQLite file, if it is one."""
         return Path(self.url.database) if self.is_sqlite and self.url.database else None
 
-    def connect(self, *, writing: bool, alone: bool = False) -> AbstractAsyncContextManager[Connection]:
+    def connect(self, *, writing: bool, alone: bool = False) -> "Unit":
         """One transaction, rolled back unless committed. Raises Unavailable before work, StorageError in it.
 
         `alone` promises that it is one statement that gives rows, after any that give none on SQLite: it is committed
         in the same round trip.
         """
-        if alone and not self.is_sqlite:
-            return self._statement()
-        begin = postgresql_driver.WRITING if writing else postgresql_driver.READING
-        return self._transaction(self._writer if writing else self._reader, begin, alone=alone)
+        return Unit(self._writer if writing else self._reader, self._closing, writing=writing, alone=alone)
 
     @asynccontextmanager
     async def migrating(self) -> AsyncIterator[Connection]:
@@ -122,81 +121,29 @@ class Database:
         """
         engine = _sqlite(self.url, "BEGIN IMMEDIATE", "foreign_keys=OFF") if self.is_sqlite else _postgresql(self.url)
         alone = select(1) if self.is_sqlite else select(func.pg_advisory_xact_lock(MIGRATION_LOCK))
+        pool = Pool(engine, 1, CONNECT_SECONDS)
         try:
-            async with self._transaction(engine) as connection:
+            async with Unit(pool, self._closing, writing=True) as connection:
                 await connection.execute(alone)
                 yield connection
         finally:
-            await engine.dispose()
+            await pool.close()
 
     async def close(self) -> None:
         if self._closing:
             await asyncio.wait(self._closing, timeout=BUSY_SECONDS)
-        await self._writer.dispose()
-        await self._reader.dispose()
-
-    @asynccontextmanager
-    async def _transaction(
-        self, engine: AsyncEngine, begin: str | None = postgresql_driver.WRITING, *, alone: bool = False
-    ) -> AsyncIterator[Connection]:
-        try:
-            found = await engine.connect()
-        except DRIVER_ERRORS as error:
-            raise Unavailable from error
-        connection = Connection(found, self._transaction_on(found, begin, alone=alone))
-        try:
-            await self._begin(connection)
-            yield connection
-        finally:
-            await self._give_back(connection)
-
-    @staticmethod
-    async def _begin(connection: Connection) -> None:
-        try:
-            await connection.begin()
-        except StorageError as error:
-            raise Unavailable from error
-
-    def _transaction_on(self, connection: AsyncConnection, begin: str | None, *, alone: bool) -> Transaction:
-        assert connection.sync_connection is not None
-        driver: Any = connection.sync_connection.connection.driver_connection
-        if not self.is_sqlite:
-            return postgresql_driver.PostgresqlTransaction(driver, begin)
-        assert isinstance(driver, sqlite_driver.OneVisitConnection)
-        driver.alone = alone
-        return driver
-
-    @asynccontextmanager
-    async def _statement(self) -> AsyncIterator[Connection]:
-        """After an error the driver may leave the server in the middle of a transaction that it knows nothing of."""
-        async with self._transaction(self._writer, None) as connection:
-            try:
-                yield connection
-            except StorageError:
-                await connection.discard()
-                raise
-
-    async def _give_back(self, connection: Connection) -> None:
-        """Whoever was cancelled in a call does not wait for its end: the connection comes back by itself."""
-        if connection.is_at_rest:
-            await connection.close()
-            return
-        closing = asyncio.create_task(connection.close())
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
-        if not connection.busy:
-            await asyncio.shield(closing)
+        await self._writer.close()
+        await self._reader.close()
 
 
 def _engine(url: URL, **options: Any) -> AsyncEngine:  # noqa: ANN401  SQLAlchemy's own options
     """JSON is written as it reads, and what is no JSON is refused by SQLite as PostgreSQL refuses it."""
     to_json = partial(json.dumps, ensure_ascii=False, allow_nan=False)
-    return create_async_engine(url, max_overflow=0, pool_reset_on_return=None, json_serializer=to_json, **options)
+    return create_async_engine(url, poolclass=NullPool, pool_reset_on_return=None, json_serializer=to_json, **options)
 
 
-def _sqlite(url: URL, begin: str, *pragmas: str, pool_size: int = 1, pool_timeout: float = 30) -> AsyncEngine:
-    own = {"async_creator_fn": sqlite_driver.connect}
-    engine = _engine(url, pool_size=pool_size, pool_timeout=pool_timeout, connect_args=own)
+def _sqlite(url: URL, begin: str, *pragmas: str) -> AsyncEngine:
+    engine = _engine(url, connect_args={"async_creator_fn": sqlite_driver.connect})
     always = (f"busy_timeout={BUSY_SECONDS * 1000}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -222,17 +169,10 @@ def _give_up_what_nobody_ends(connection: Any, _record: Any) -> None:  # noqa: A
     connection.commit()
 
 
-def _postgresql(url: URL, statement_seconds: float | None = None, **pool: float) -> AsyncEngine:
+def _postgresql(url: URL, statement_seconds: float | None = None) -> AsyncEngine:
     limits = {"timeout": CONNECT_SECONDS, "command_timeout": statement_seconds}
     named = {"server_settings": {"application_name": "tertulia"}}
-    engine = _engine(url, connect_args=limits | named, isolation_level="AUTOCOMMIT", **pool)
+    engine = _engine(url, connect_args=limits | named, isolation_level="AUTOCOMMIT")
     if statement_seconds is not None:
         event.listen(engine.sync_engine, "connect", _give_up_what_nobody_ends)
-
-    @event.listens_for(engine.sync_engine, "checkout")
-    def still_open(connection: Any, _record: Any, _proxy: Any) -> None:  # noqa: ANN401  the driver's own type
-        """The driver notices when the server hangs up, so nobody needs to ask the server each time."""
-        if connection.driver_connection.is_closed():
-            raise DisconnectionError
-
     return engine

@@ -26,7 +26,7 @@ from domain.events import (
     ToolCallChanged,
 )
 from domain.replies import ReplyStatus
-from persistence.connection import AnyRow, Connection, listed
+from persistence.connection import Connection, listed
 from persistence.tables import Id, reply_events
 from persistence.tool_calls_json import call_from_json, call_to_json
 
@@ -57,7 +57,7 @@ def _columns_of(event: ReplyEvent) -> tuple[str, int | None, str | None, Any]:  
             return "finished", None, status.value, None
 
 
-def event_from(row: AnyRow) -> LoggedEvent:
+def event_from(row: Any) -> LoggedEvent:  # noqa: ANN401  of the table, or with the same names
     event: ReplyEvent
     match row.kind:
         case "text":

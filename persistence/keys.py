@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from domain.ports import Clock
 from domain.storage import KnownKey
 from persistence.connection import Connection
-from persistence.tables import idempotency_keys
+from persistence.tables import Id, idempotency_keys
 
 
 class SqlIdempotencyKeys:
@@ -19,42 +19,37 @@ class SqlIdempotencyKeys:
 
     async def reserve(self, user_id: str, operation: str, key: str, fingerprint: str) -> KnownKey | None:
         """The insert waits for whoever holds the key; whether that one committed decides which of the two it was."""
-        new = {"user_id": user_id, "operation": operation, "key": key, "fingerprint": fingerprint}
-        taken = await self._connection.execute(_TAKE[self._connection.is_sqlite], new | {"used_at": self._clock.now()})
-        if taken.rowcount == 1:
+        which = {"of_user": user_id, "of_operation": operation, "of_key": key}
+        new = which | {"fingerprint": fingerprint, "used_at": self._clock.now()}
+        if await self._connection.fetch(_TAKE[self._connection.is_sqlite], new):
             return None
-        query = select(idempotency_keys).where(_is(user_id, operation, key))
-        row = (await self._connection.execute(query)).one_or_none()
-        if row is None:  # swept in this very moment
+        rows = await self._connection.fetch(_KNOWN, which)
+        if not rows:  # swept in this very moment
             return await self.reserve(user_id, operation, key, fingerprint)
-        return KnownKey(row.fingerprint, row.result)
+        return KnownKey(rows[0].fingerprint, rows[0].result)
 
     async def keep(self, user_id: str, operation: str, key: str, result: Mapping[str, str | None]) -> None:
         which = {"of_user": user_id, "of_operation": operation, "of_key": key}
-        await self._connection.execute(_KEEP, which | {"kept": dict(result)})
+        await self._connection.send(_KEEP, which | {"kept": dict(result)})
 
     async def sweep(self, used_before: datetime) -> int:
         gone = await self._connection.execute(delete(idempotency_keys).where(idempotency_keys.c.used_at < used_before))
         return gone.rowcount
 
 
-def _is(user_id: str, operation: str, key: str) -> ColumnElement[bool]:
-    columns = idempotency_keys.c
-    return and_(columns.user_id == user_id, columns.operation == operation, columns.key == key)
-
-
+_COLUMNS = idempotency_keys.c
+_KEY = {
+    _COLUMNS.user_id: bindparam("of_user", type_=Id),
+    _COLUMNS.operation: bindparam("of_operation", type_=_COLUMNS.operation.type),
+    _COLUMNS.key: bindparam("of_key", type_=_COLUMNS.key.type),
+}
 _TAKE = {
     is_sqlite: insert(idempotency_keys)
-    .values({name: bindparam(name) for name in ("user_id", "operation", "key", "fingerprint", "used_at")})
+    .values(_KEY | {name: bindparam(name.name, type_=name.type) for name in (_COLUMNS.fingerprint, _COLUMNS.used_at)})
     .on_conflict_do_nothing()
+    .returning(_COLUMNS.key)
     for is_sqlite, insert in ((True, sqlite.insert), (False, postgresql.insert))
 }
-_KEEP = (
-    update(idempotency_keys)
-    .where(
-        idempotency_keys.c.user_id == bindparam("of_user"),
-        idempotency_keys.c.operation == bindparam("of_operation"),
-        idempotency_keys.c.key == bindparam("of_key"),
-    )
-    .values(result=bindparam("kept"))
-)
+_IS = tuple(column == given for column, given in _KEY.items())
+_KNOWN = select(_COLUMNS.fingerprint, _COLUMNS.result).where(*_IS)
+_KEEP = update(idempotency_keys).where(*_IS).values(result=bindparam("kept", type_=_COLUMNS.result.type))

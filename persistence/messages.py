@@ -1,31 +1,25 @@
-"""Messages: rows <-> values, and pages of them.
+"""Messages: some by their ids, pages of paths and of all, and what a prompt is made of.
 
-What a live reply has so far is folded from its log here, in the same snapshot as its status, so that a message's
-parts and its cursor never disagree. The walks along the tree are in `persistence/paths.py`.
+What is read of each is in `persistence/message_rows.py`, the walks along the tree in `persistence/paths.py`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, bindparam, func, literal, or_, select
 
-from domain.conversations import Message, Page, PageRequest, Role
+from domain.conversations import Message, Page, PageRequest
 from domain.errors import InvalidInput
-from domain.events import Folder
-from domain.replies import ReplyStatus, Usage
-from persistence.connection import AnyRow, Connection, Parameters, listed
-from persistence.events import events_of, parts_from_json, parts_to_json
+from persistence.connection import Connection, Parameters, listed
+from persistence.events import parts_to_json
+from persistence.message_rows import message_from, with_reply
 from persistence.paging import page_of, window
 from persistence.paths import adding, between, is_on_path, newest_above, newest_with
-from persistence.replies import reply_from, usage_of
-from persistence.tables import Id, conversations, messages, replies
+from persistence.tables import Id, conversations, messages
 
-REPLY_PREFIX = "reply__"
 _ADD = adding()
 _IS_ON_PATH = is_on_path()
-
-
 _WEIGHT = select(func.max(newest_with().c.total))
 
 
@@ -53,22 +47,22 @@ class SqlMessages:
             if cursor is not None and not await self._is_there(_IS_ON_PATH, where | {"cursor": cursor}):
                 raise _not_a_cursor()
         forward, after, before = request.first is not None, request.after is not None, request.before is not None
-        walk = between(forward=forward, after=after, before=before)
-        query = _WITH_REPLY.join(walk, walk.c.id == messages.c.id)
-        query = query.order_by(walk.c.n.desc() if forward else walk.c.n)
+        query = _page(is_sqlite=self._connection.is_sqlite, forward=forward, after=after, before=before)
         bounds = {"size": request.size, "after": request.after, "before": request.before}
         given = {name: value for name, value in bounds.items() if value is not None}
         return page_of(await self._load(query, where | given), request)
 
     async def newest(self, message_id: str, token_budget: int, overhead: int) -> list[Message]:
-        return await self._load(_NEWEST, {"message_id": message_id, "token_budget": token_budget, "overhead": overhead})
+        query = _newest(is_sqlite=self._connection.is_sqlite)
+        return await self._load(query, {"message_id": message_id, "token_budget": token_budget, "overhead": overhead})
 
     async def weight(self, parent_id: str | None, tokens: int, token_budget: int, overhead: int) -> int:
         cost = tokens + overhead if tokens else 0
         if parent_id is None:
             return cost
         given = {"parent_id": parent_id, "own_cost": cost, "token_budget": token_budget, "overhead": overhead}
-        return int((await self._connection.execute(_WEIGHT, given)).scalar_one())
+        ((weight,),) = await self._connection.fetch(_WEIGHT, given)
+        return int(weight)
 
     async def children(self, keys: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], list[str]]:
         found: dict[tuple[str, str | None], list[str]] = {key: [] for key in keys}
@@ -91,26 +85,15 @@ class SqlMessages:
                 select(literal(1)).where(theirs, messages.c.id == cursor)
             ):
                 raise _not_a_cursor()
-        query = window(_WITH_REPLY.where(theirs), request, [messages.c.id], lambda cursor: (cursor,))
-        return page_of(await self._load(query), request)
+        query = with_reply(is_sqlite=self._connection.is_sqlite).where(theirs)
+        query = window(query, request, [messages.c.id], lambda cursor: (cursor,))
+        return page_of([message_from(row) for row in (await self._connection.execute(query)).all()], request)
 
     async def _is_there(self, query: Select[*tuple[Any, ...]], given: Parameters | None = None) -> bool:
         return (await self._connection.execute(query, given)).first() is not None
 
-    async def _load(self, query: Select[*tuple[Any, ...]], given: Parameters | None = None) -> list[Message]:
-        rows = (await self._connection.execute(query, given)).all()
-        made = [row.id for row in rows if row.reply__id is not None and _has_ended_once(row)]
-        usage = await usage_of(self._connection, made)
-        live = [row.id for row in rows if row.reply__id is not None and row.reply__last_seq is None]
-        folders: dict[str, Folder] = {reply_id: Folder() for reply_id in live}
-        for reply_id, logged in await events_of(self._connection, live):
-            folders[reply_id].add(logged)
-        return [_message_from(row, usage.get(row.id), folders.get(row.id)) for row in rows]
-
-
-def _has_ended_once(row: AnyRow) -> bool:
-    """Whether an attempt at the reply may have ended, and cost something."""
-    return bool(row.reply__attempt > (row.reply__status == ReplyStatus.STREAMING.value))
+    async def _load(self, query: Select[*tuple[Any, ...]], given: Mapping[str, Any]) -> list[Message]:
+        return [message_from(row) for row in await self._connection.fetch(query, given)]
 
 
 def _is_of(user_id: ColumnElement[str]) -> ColumnElement[bool]:
@@ -125,41 +108,27 @@ def _not_a_cursor() -> InvalidInput:
     return InvalidInput("This is not a cursor of this message list; pass a cursor as it came.")
 
 
-def _with_reply() -> Select[*tuple[Any, ...]]:
-    reply_columns = [column.label(REPLY_PREFIX + column.name) for column in replies.c]
-    return select(messages, *reply_columns).outerjoin(replies, replies.c.id == messages.c.id)
+@cache
+def _newest(*, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
+    above = newest_above()
+    return with_reply(is_sqlite=is_sqlite).join(above, above.c.id == messages.c.id).order_by(above.c.n.desc())
 
 
-_WITH_REPLY = _with_reply()
-_ABOVE = newest_above()
-_NEWEST = _WITH_REPLY.join(_ABOVE, _ABOVE.c.id == messages.c.id).order_by(_ABOVE.c.n.desc())
+@cache
+def _page(*, is_sqlite: bool, forward: bool, after: bool, before: bool) -> Select[*tuple[Any, ...]]:
+    walk = between(forward=forward, after=after, before=before)
+    query = with_reply(is_sqlite=is_sqlite).join(walk, walk.c.id == messages.c.id)
+    return query.order_by(walk.c.n.desc() if forward else walk.c.n)
 
 
 @cache
 def _named(*, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
-    return _WITH_REPLY.where(listed(messages.c.id, "ids", is_sqlite=is_sqlite))
+    return with_reply(is_sqlite=is_sqlite).where(listed(messages.c.id, "ids", is_sqlite=is_sqlite))
 
 
 @cache
 def _owned(*, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
     return _named(is_sqlite=is_sqlite).where(_is_of(bindparam("user_id", type_=Id)))
-
-
-def _message_from(row: AnyRow, usage: Usage | None, folder: Folder | None) -> Message:
-    reply = None if row.reply__id is None else reply_from(row, REPLY_PREFIX, usage)
-    return Message(
-        id=row.id,
-        conversation_id=row.conversation_id,
-        parent_id=row.parent_id,
-        role=Role(row.role),
-        created_at=row.created_at,
-        parts=parts_from_json(row.parts) if folder is None else folder.parts(),
-        token_count=row.token_count,
-        metadata=row.metadata,
-        idempotency_key=row.idempotency_key,
-        reply=reply,
-        cursor=folder.seq if folder is not None else (reply.last_seq if reply else None),
-    )
 
 
 def _row_from(message: Message) -> dict[str, Any]:

@@ -40,9 +40,10 @@ class PostgresqlTransaction:
         return await self._connection.fetch(sql, *arguments)
 
     async def commit(self) -> None:
-        if self._open:
-            await self._connection.execute("COMMIT")
-            self._open = False
+        """PostgreSQL answers ROLLBACK when something has failed."""
+        if self._open and await self._connection.execute("COMMIT") != "COMMIT":
+            raise asyncpg.InFailedSQLTransactionError
+        self._open = False
 
     async def rollback(self) -> None:
         if not self.is_at_rest:

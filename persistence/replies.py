@@ -1,7 +1,6 @@
 """Replies: rows <-> values, queueing, claiming and stopping. Locks: see `persistence/conversations.py`."""
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import (
@@ -24,10 +23,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from domain.conversations import Change
-from domain.errors import ReplyErrorCode
 from domain.events import LoggedEvent, StatusChanged
 from domain.ports import Clock
-from domain.replies import MOVES, FinishReason, Held, Lease, Progress, Reply, ReplyError, ReplyStatus, Usage
+from domain.replies import MOVES, Held, Lease, Progress, Reply, ReplyStatus
 from persistence.connection import AnyRow, Connection, listed
 from persistence.conversations import hold, settings_from_json, settings_to_json
 from persistence.endings import stop_in_queue
@@ -39,40 +37,13 @@ from persistence.tables import (
     conversations,
     messages,
     replies,
-    reply_attempts,
     reply_events,
     unsettled,
     workers,
 )
 
-_PLAIN = (
-    *("id", "conversation_id", "instruction", "behind_id", "attempt", "rescues", "requests", "stop_requested"),
-    *("queued_at", "started_at", "first_token_at", "finished_at"),
-    *("response_model", "completion_id", "request_id", "last_seq"),
-)
-"""The columns of a reply that are stored as they are."""
 WAITING = (ReplyStatus.QUEUED, ReplyStatus.AWAITING_APPROVAL)
 """Nobody writes them, so whoever wants them to stop ends them."""
-
-
-def reply_from(row: AnyRow, prefix: str, usage: Usage | None) -> Reply:
-    """A reply from columns that are named with a prefix."""
-    data = {column.name: row._mapping[prefix + column.name] for column in replies.c}
-    return Reply(
-        status=ReplyStatus(data["status"]),
-        settings=settings_from_json(data["settings"]),
-        finish_reason=None if data["finish_reason"] is None else FinishReason(data["finish_reason"]),
-        error=_error_from(data),
-        usage=usage,
-        **{name: data[name] for name in _PLAIN},
-    )
-
-
-def _error_from(data: Mapping[str, Any]) -> ReplyError | None:
-    if data["error_code"] is None:
-        return None
-    code, text = ReplyErrorCode(data["error_code"]), data["error_message"]
-    return ReplyError(code, text, data["error_retryable"], data["error_retry_after_ms"])
 
 
 def lease_from(row: AnyRow, attempt: int, owner: str, next_seq: int) -> Lease:
@@ -90,23 +61,6 @@ def lease_from(row: AnyRow, attempt: int, owner: str, next_seq: int) -> Lease:
         stop_requested=row.stop_requested,
         reserved_tokens=row.reserved_tokens,
     )
-
-
-@cache
-def _attempts(*, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
-    return select(reply_attempts).where(listed(reply_attempts.c.reply_id, "ids", is_sqlite=is_sqlite))
-
-
-async def usage_of(connection: Connection, reply_ids: Sequence[str]) -> dict[str, Usage]:
-    """The usage of each reply, its attempts added up."""
-    if not reply_ids:
-        return {}
-    query = _attempts(is_sqlite=connection.is_sqlite)
-    total: dict[str, Usage] = {}
-    for row in (await connection.execute(query, {"ids": list(reply_ids)})).all():
-        usage = Usage(row.input_tokens, row.output_tokens, row.cached_input_tokens, row.reasoning_tokens, row.estimated)
-        total[row.reply_id] = total[row.reply_id] + usage if row.reply_id in total else usage
-    return total
 
 
 class SqlReplies:
@@ -145,10 +99,8 @@ class SqlReplies:
         return int((await self._connection.execute(query)).scalar_one())
 
     async def progress(self, reply_id: str) -> Progress | None:
-        newest = select(func.max(reply_events.c.seq)).where(reply_events.c.reply_id == reply_id).scalar_subquery()
-        query = select(replies.c.status, func.coalesce(replies.c.last_seq, newest, 0).label("seq"))
-        row = (await self._connection.execute(query.where(_is(reply_id)))).one_or_none()
-        return None if row is None else Progress(ReplyStatus(row.status), row.seq)
+        rows = await self._connection.fetch(_PROGRESS, {"reply": reply_id})
+        return Progress(ReplyStatus(rows[0].status), rows[0].seq) if rows else None
 
     async def unsettled_of(self, user_id: str) -> list[str]:
         await hold(self._connection, conversations.c.user_id == user_id)
@@ -159,7 +111,7 @@ class SqlReplies:
     async def unsettled_above(self, parent_id: str | None) -> list[str]:
         if parent_id is None:
             return []
-        return list((await self._connection.execute(_UNSETTLED_ABOVE, {"message_id": parent_id})).scalars())
+        return [row.id for row in await self._connection.fetch(_UNSETTLED_ABOVE, {"message_id": parent_id})]
 
     async def waits_for(self, parent_id: str | None) -> str | None:
         return next(iter(await self.unsettled_above(parent_id)), None)
@@ -206,10 +158,7 @@ class SqlReplies:
         return [(row, row.newest) for row in rows]
 
     async def held(self, owner: str) -> list[Held]:
-        query = select(replies.c.id, replies.c.attempt, replies.c.stop_requested).where(
-            replies.c.status == ReplyStatus.STREAMING.value, replies.c.owner == owner
-        )
-        return [Held(*row) for row in (await self._connection.execute(query)).all()]
+        return [Held(*row) for row in await self._connection.fetch(_STREAMING, {"owner": owner})]
 
 
 def _begun(row: AnyRow) -> EventRow:
@@ -283,6 +232,12 @@ def _begin() -> Any:  # noqa: ANN401  a statement
     return append.returning(reply_events.c.reply_id, reply_events.c.seq)
 
 
+_PROGRESS = select(replies.c.status, func.coalesce(replies.c.last_seq, _newest(replies.c.id)).label("seq")).where(
+    replies.c.id == bindparam("reply", type_=Id)
+)
+_STREAMING = select(replies.c.id, replies.c.attempt, replies.c.stop_requested).where(
+    replies.c.status == literal_column("'STREAMING'"), replies.c.owner == bindparam("owner", type_=Id)
+)
 _CLAIMABLE = _claimable().add_columns(_newest(replies.c.id).label("newest"))
 _TAKE = _take().where(listed(replies.c.id, "ids", is_sqlite=True))
 _CLAIM = _claim()
@@ -311,7 +266,7 @@ def unsettled_above(message_id: BindParameter[str]) -> Select[*tuple[Any, ...]]:
     return select(chain.c.id).where(unsettled(chain.c.status)).order_by(chain.c.steps)
 
 
-_UNSETTLED_ABOVE = unsettled_above(bindparam("message_id"))
+_UNSETTLED_ABOVE = unsettled_above(bindparam("message_id", type_=Id))
 
 
 def _is(reply_id: str) -> ColumnElement[bool]:

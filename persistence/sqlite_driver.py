@@ -3,6 +3,8 @@
 A cursor is made, executed, read and closed in one visit. What gives no rows waits for the next visit, and is executed
 there first, so a unit that writes goes there with its lookups and once more to commit. A transaction begins in the
 visit that needs it. Results are whole in memory, as they are with SQLAlchemy's own cursors.
+
+As on PostgreSQL, a transaction in which something failed cannot be committed, unless that was undone to a savepoint.
 """
 
 import asyncio
@@ -32,6 +34,8 @@ class OneVisitConnection(aiosqlite.Connection):
     alone = False
     """Whether the next visit is a unit of its own, which it commits."""
     _in_transaction = False
+    _failed = False
+    """Of its transaction, as its thread knows it."""
 
     def __init__(self, *options: Any) -> None:  # noqa: ANN401  as aiosqlite has them
         super().__init__(*options)
@@ -44,6 +48,10 @@ class OneVisitConnection(aiosqlite.Connection):
     def is_at_rest(self) -> bool:
         """Always: a rollback is not waited for."""
         return True
+
+    def is_closed(self) -> bool:
+        """As asyncpg's."""
+        return not self._running
 
     async def begin(self) -> None:
         """It begins by itself."""
@@ -64,12 +72,13 @@ class OneVisitConnection(aiosqlite.Connection):
             raise sqlite3.OperationalError("no active connection")
         deferred, self._deferred = self._deferred, []
         commits = last or (self.alone and bool(deferred))
-        begins = self.beginning if not self._in_transaction and (deferred or not self.alone) else ""
-        self._in_transaction = bool(begins) or self._in_transaction
+        goes_on = self._in_transaction
+        begins = self.beginning if not goes_on and (deferred or not self.alone) else ""
+        self._in_transaction = bool(begins) or goes_on
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if commits:
             future.add_done_callback(self._committed)
-        self._tx.put_nowait((future, partial(_visit, self._conn, begins, deferred, work, commits)))
+        self._tx.put_nowait((future, partial(self._visit, goes_on, begins, deferred, work, commits)))
         return future
 
     async def commit(self) -> None:
@@ -83,26 +92,44 @@ class OneVisitConnection(aiosqlite.Connection):
             self._in_transaction = False
             self._tx.put_nowait((None, self._conn.rollback))
 
+    def _visit(
+        self,
+        goes_on: bool,
+        begins: str,
+        deferred: Sequence[Deferred],
+        work: Callable[[sqlite3.Connection], T],
+        commits: bool,
+    ) -> T:
+        """In the thread. SQLite ends a transaction by itself when it cannot go on, as on a full disk."""
+        connection = self._conn
+        if goes_on and not connection.in_transaction:
+            raise sqlite3.OperationalError("the transaction is over")
+        try:
+            if begins:
+                self._failed = False
+                connection.execute(begins)
+            for execute in deferred:
+                execute(connection)
+            result = work(connection)
+            if commits:
+                self._commit(connection)
+        except BaseException:
+            self._failed = True
+            raise
+        return result
+
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        if self._failed:
+            raise sqlite3.OperationalError("what has failed cannot be committed")
+        connection.execute("COMMIT")
+
+    def undone(self) -> None:
+        """In the thread: all since a savepoint."""
+        self._failed = False
+
     def _committed(self, visit: "asyncio.Future[Any]") -> None:
         if not visit.cancelled() and visit.exception() is None:
             self._in_transaction = False
-
-
-def _visit(
-    connection: sqlite3.Connection,
-    begins: str,
-    deferred: Sequence[Deferred],
-    work: Callable[[sqlite3.Connection], T],
-    commits: bool,
-) -> T:
-    if begins:
-        connection.execute(begins)
-    for execute in deferred:
-        execute(connection)
-    result = work(connection)
-    if commits:
-        connection.execute("COMMIT")
-    return result
 
 
 def _nothing(_connection: sqlite3.Connection) -> None:
@@ -125,7 +152,7 @@ class OneVisitCursor:
         return self
 
     async def execute(self, statement: str, parameters: Sequence[Any] = ()) -> Self:
-        await self._connection.visit(lambda connection: self._keep(connection.execute(statement, parameters)))
+        await self._connection.visit(lambda inner: self._executed(inner.execute(statement, parameters), statement))
         return self
 
     async def executemany(self, statement: str, parameters: Sequence[Sequence[Any]]) -> Self:
@@ -143,3 +170,8 @@ class OneVisitCursor:
         self.description, self.rowcount, self.lastrowid = cursor.description, cursor.rowcount, cursor.lastrowid
         self._rows = cursor.fetchall() if self.description else []
         cursor.close()
+
+    def _executed(self, cursor: sqlite3.Cursor, statement: str) -> None:
+        self._keep(cursor)
+        if statement.startswith("ROLLBACK TO"):
+            self._connection.undone()

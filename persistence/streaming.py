@@ -152,17 +152,16 @@ class SqlLog:
     # ── reading ──
 
     async def after(self, reply_id: str, seq: int, limit: int) -> list[LoggedEvent]:
-        query = select(reply_events).where(reply_events.c.reply_id == reply_id, reply_events.c.seq > seq)
-        rows = (await self._connection.execute(query.order_by(reply_events.c.seq).limit(limit))).all()
+        rows = await self._connection.fetch(_AFTER, {"reply": reply_id, "position": seq, "most": limit})
         return [event_from(row) for row in rows]
 
     async def news(self, positions: Mapping[str, int], limit: int) -> dict[str, list[LoggedEvent]]:
-        found: dict[str, list[LoggedEvent]] = {}
         if self._connection.is_sqlite:
-            rows = await self._connection.execute(_NEWS_IN_JSON, {"asked": dict(positions)})
+            rows = await self._connection.fetch(_NEWS_IN_JSON, {"asked": dict(positions)})
         else:
             values = {"ids": list(positions), "seqs": list(positions.values()), "most": limit}
-            rows = await self._connection.execute(_NEWS, values)
+            rows = await self._connection.fetch(_NEWS, values)
+        found: dict[str, list[LoggedEvent]] = {}
         for row in rows:
             events = found.setdefault(row.id, [])
             if row.seq is not None:
@@ -254,6 +253,12 @@ def _json_of(rows: FromClause, array: Any, row: Any) -> ColumnElement[str]:  # n
     return select(found).select_from(rows).scalar_subquery()
 
 
+_AFTER = (
+    select(reply_events)
+    .where(reply_events.c.reply_id == bindparam("reply", type_=Id), reply_events.c.seq > bindparam("position"))
+    .order_by(reply_events.c.seq)
+    .limit(bindparam("most"))
+)
 _HELD = _held()
 _ENDING = _ending()
 _ENDING_BY_OURSELVES = _ending_by_ourselves()

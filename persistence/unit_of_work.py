@@ -1,7 +1,8 @@
 """One transaction with its repositories; what was not committed is rolled back."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,6 +25,7 @@ from persistence.streaming import SqlLog
 from persistence.tasks import SqlTasks
 from persistence.tool_calls import SqlToolCalls
 from persistence.turns import SqlTurns
+from persistence.unit import Unit
 from persistence.workers import SqlWorkers
 
 
@@ -78,22 +80,34 @@ class SqlStorage:
                 await work.commit()
         return report
 
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[SqlUnitOfWork]:
-        async with self._database.connect(writing=True) as connection:
-            yield SqlUnitOfWork(connection, self._clock)
+    def write(self) -> AbstractAsyncContextManager[SqlUnitOfWork]:
+        return _Working(self._database.connect(writing=True), self._clock)
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[SqlUnitOfWork]:
-        async with self._database.connect(writing=False) as connection:
-            yield SqlUnitOfWork(connection, self._clock)
+    def read(self) -> AbstractAsyncContextManager[SqlUnitOfWork]:
+        return _Working(self._database.connect(writing=False), self._clock)
 
-    @asynccontextmanager
-    async def peek(self) -> AsyncIterator[SqlUnitOfWork]:
-        async with self._database.connect(writing=False, alone=True) as connection:
-            yield SqlUnitOfWork(connection, self._clock)
+    def peek(self) -> AbstractAsyncContextManager[SqlUnitOfWork]:
+        return _Working(self._database.connect(writing=False, alone=True), self._clock)
 
     async def ping(self) -> None:
         """Raises Unavailable or StorageError when the database does not answer."""
         async with self._database.connect(writing=False, alone=True) as connection:
             await connection.execute(select(1))
+
+
+class _Working:
+    """A unit of work for as long as its transaction."""
+
+    __slots__ = ("_clock", "_unit")
+
+    def __init__(self, unit: Unit, clock: Clock) -> None:
+        self._unit = unit
+        self._clock = clock
+
+    async def __aenter__(self) -> SqlUnitOfWork:
+        return SqlUnitOfWork(await self._unit.__aenter__(), self._clock)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._unit.__aexit__(kind, error, traceback)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from domain.conversations import MessagePart, PageRequest, PartKind
 from domain.errors import DataRefused, NotFound, StorageError, Unavailable
@@ -17,7 +18,7 @@ from domain.replies import Usage
 from domain.storage import Storage
 from persistence.database import Database, normalised
 from persistence.unit_of_work import SqlStorage, SqlUnitOfWork
-from tests.contracts.storing import ME, SetClock, Shelf, a_conversation
+from tests.contracts.storing import ME, SetClock, Shelf, a_conversation, a_message
 
 
 async def count(storage: Storage) -> int:
@@ -79,6 +80,26 @@ async def test_what_is_refused_at_the_commit_rolls_back_all_and_holds_nobody_up(
         await unit()
     assert await count(shelf.storage) == 0
     await shelf.conversation()
+
+
+async def test_a_unit_in_which_something_failed_cannot_be_committed(shelf: Shelf) -> None:
+    async with shelf.storage.write() as work:
+        await work.conversations.add(a_conversation())
+        with pytest.raises(DataRefused):
+            await work.messages.add(a_message("conv_absent"))
+        with pytest.raises(StorageError):
+            await work.commit()
+    assert await count(shelf.storage) == 0
+
+
+async def test_what_failed_and_was_undone_to_a_savepoint_does_not_keep_the_rest_from_its_commit(shelf: Shelf) -> None:
+    async with SqlStorage(shelf.database, shelf.clock).write() as work:
+        await work.conversations.add(a_conversation())
+        with pytest.raises(IntegrityError):
+            async with work.connection.begin_nested():
+                await work.connection.execute(text("INSERT INTO users (id) VALUES ('nobody')"))
+        await work.commit()
+    assert await count(shelf.storage) == 1
 
 
 async def test_a_unit_that_did_nothing_may_be_committed(shelf: Shelf) -> None:

@@ -48,28 +48,28 @@ async def statements(server: Serving, query: str, **variables: Any) -> tuple[int
     return len(sent), data
 
 
-async def test_a_page_of_conversations_with_last_messages_and_usage_is_six_statements(reading: Serving) -> None:
+async def test_a_page_of_conversations_with_last_messages_and_usage_is_five_statements(reading: Serving) -> None:
     for many in (1, 6):
         sent, data = await statements(reading, LIST, first=many)
         assert len(data["conversations"]["nodes"]) == many
-        assert sent == 6
+        assert sent == 5
 
 
-async def test_a_page_of_messages_is_five_statements_wherever_it_is(reading: Serving) -> None:
+async def test_a_page_of_messages_is_four_statements_wherever_it_is(reading: Serving) -> None:
     conversation_id = (await reading.ask(LIST, first=1))["conversations"]["nodes"][0]["id"]
     for arguments in ({"last": 1}, {"last": 8}, {"first": 1}, {"first": 8}):
         sent, page = await statements(reading, PAGE, id=conversation_id, **arguments)
         assert len(page["conversation"]["messages"]["nodes"]) == sum(arguments.values())
-        assert sent == 5
+        assert sent == 4
     cursor = page["conversation"]["messages"]["pageInfo"]["endCursor"]
     for arguments in ({"first": 2, "after": cursor}, {"last": 7, "before": cursor}):
         sent, _ = await statements(reading, PAGE, id=conversation_id, **arguments)
-        assert sent == 6
+        assert sent == 5
 
 
 async def test_what_is_around_the_messages_of_a_page_is_loaded_once_for_all_of_them(reading: Serving) -> None:
-    """Two statements for what is not on the page itself, where there is anything."""
+    """One statement for what is not on the page itself, where there is anything."""
     conversation_id = (await reading.ask(LIST, first=1))["conversations"]["nodes"][0]["id"]
-    for size, more in ((10, 0), (6, 2)):
+    for size, more in ((10, 0), (6, 1)):
         sent, _ = await statements(reading, AROUND, id=conversation_id, last=size)
-        assert sent == 5 + more
+        assert sent == 4 + more

@@ -46,17 +46,17 @@ async def statements_of_a_path(shelf: Shelf, turns: int, *, live: bool) -> int:
     return len(sent)
 
 
-async def test_a_page_of_messages_is_two_statements_and_one_more_for_live_replies(shelf: Shelf) -> None:
-    assert [await statements_of_a_path(shelf, turns, live=False) for turns in (1, 5)] == [2, 2]
-    assert [await statements_of_a_path(shelf, turns, live=True) for turns in (1, 5)] == [3, 3]
+async def test_a_page_of_messages_is_one_statement_also_with_live_replies(shelf: Shelf) -> None:
+    for live in (False, True):
+        assert [await statements_of_a_path(shelf, turns, live=live) for turns in (1, 5)] == [1, 1]
 
 
-async def test_a_prompt_is_two_statements(shelf: Shelf) -> None:
+async def test_a_prompt_is_one_statement(shelf: Shelf) -> None:
     _, leaf_id = await talk(shelf, 3)
     async with shelf.storage.read() as work:
         with sent_statements() as sent:
             await work.messages.newest(leaf_id, 10_000, 4)
-    assert len(sent) == 2
+    assert len(sent) == 1
 
 
 def telling(shelf: Shelf, users: int = 1) -> int:
@@ -206,7 +206,7 @@ async def test_what_happened_costs_a_unit_the_same_however_much_it_is_and_nothin
         assert len(sent) == expected
 
 
-async def test_a_batch_of_events_is_at_most_five_statements_and_an_idle_look_one(shelf: Shelf) -> None:
+async def test_a_batch_of_events_is_at_most_three_statements_and_an_idle_look_one(shelf: Shelf) -> None:
     for turns in (1, 10):
         conversation_id, leaf_id = await talk(shelf, turns)
         pen = await shelf.streaming(conversation_id, parent_id=leaf_id)
@@ -218,7 +218,7 @@ async def test_a_batch_of_events_is_at_most_five_statements_and_an_idle_look_one
         reader = Reader(shelf.storage, shelf.clock, ME, None, cursor_at(ME, 0))
         with sent_statements() as sent:
             assert (await reader.more())[1]
-        assert len(sent) == 5
+        assert len(sent) == 3
         with sent_statements() as sent:
             assert await reader.more() == (False, [])
         assert len(sent) == 1
