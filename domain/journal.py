@@ -7,6 +7,7 @@ again, so a lost answer doubles nothing. Nothing here knows models, prompts or r
 """
 
 import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from enum import Enum, auto
@@ -35,6 +36,7 @@ SLOWEST_TICK_SECONDS = 0.25
 LARGE_CHARACTERS = 4_096
 PAUSE_CHARACTERS = 262_144
 KEPT_EVENTS = 2_048
+Take = Callable[[Sequence[LoggedEvent]], bool]
 
 
 class Halt(Enum):
@@ -44,6 +46,28 @@ class Halt(Enum):
     LOST = auto()
     STORAGE = auto()
     SHUTDOWN = auto()
+
+
+class Waiting:
+    """A reader who waits for news. They are handed to it where it takes them as they are; otherwise it wakes."""
+
+    __slots__ = ("_take", "woken")
+
+    def __init__(self, take: Take) -> None:
+        self._take = take
+        self.woken = asyncio.get_running_loop().create_future()
+
+    def offer(self, events: Sequence[LoggedEvent]) -> None:
+        """What goes wrong is met again by the reader, who is awake then."""
+        taken = False
+        with suppress(Exception):
+            taken = not self.woken.done() and self._take(events)
+        if not taken:
+            self.wake()
+
+    def wake(self) -> None:
+        if not self.woken.done():
+            self.woken.set_result(None)
 
 
 class Tail:
@@ -65,6 +89,7 @@ class Tail:
         self._pending: list[ReplyEvent] = []
         self._pending_characters = 0
         self._next_seq = lease.next_seq
+        self._readers: dict[Waiting, None] = {}
         self._room = asyncio.Event()
         self._room.set()
         self._all_committed = asyncio.Event()
@@ -138,6 +163,17 @@ class Tail:
         """
         return None if self.halt is Halt.LOST else self._committed.after(seq)
 
+    async def offered(self, take: Take) -> None:
+        """Wait, and have `take` given what is committed meanwhile, until it refuses it or nothing more comes here."""
+        if self.ended.is_set():
+            return
+        waiting = Waiting(take)
+        self._readers[waiting] = None
+        try:
+            await waiting.woken
+        finally:
+            del self._readers[waiting]
+
     def parts_so_far(self) -> tuple[MessagePart, ...]:
         """All that is or will be shown, committed or not."""
         folder = self._numbered.copy()
@@ -162,6 +198,16 @@ class Tail:
         self._room.set()
         if not self._pending:
             self._all_committed.set()
+
+    def offer(self, entry: FlushEntry) -> None:
+        """To those who wait, once it is committed."""
+        for reader in self._readers:
+            reader.offer(entry.events)
+
+    def end(self) -> None:
+        self.ended.set()
+        for reader in self._readers:
+            reader.wake()
 
     def _final_parts(self, outcome: Outcome | HandOver | None) -> tuple[MessagePart, ...]:
         if not isinstance(outcome, Outcome):
@@ -266,8 +312,11 @@ class Journal:
             if tail.lease.key in report.to_stop:
                 tail.stop(Halt.STOP)
         for first in range(0, len(entries), AT_ONCE):
-            some = entries[first : first + AT_ONCE]
-            self._notifier.ring(*(reply_topic(entry.lease.reply_id) for entry in some))
+            some = range(first, min(first + AT_ONCE, len(entries)))
+            for place in some:
+                if report.mine[place]:
+                    batch[place].offer(entries[place])
+            self._notifier.ring(*(reply_topic(entries[place].lease.reply_id) for place in some))
             await asyncio.sleep(0)
         self._notifier.ring(*{user_topic(entry.lease.user_id) for entry in entries if entry.outcome is not None})
 
@@ -322,7 +371,7 @@ class Journal:
         if self._tails.get(tail.lease.reply_id) is tail:
             del self._tails[tail.lease.reply_id]
         self._telemetry.replies_live(len(self._tails))
-        tail.ended.set()
+        tail.end()
 
     @staticmethod
     def clock() -> float:

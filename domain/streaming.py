@@ -9,9 +9,10 @@ deltas. Nothing here knows transports.
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from domain.conversations import Message
 from domain.errors import NotFound
@@ -76,6 +77,10 @@ class StreamedEvent:
     event: Shown
 
 
+Push = Callable[[StreamedEvent], bool]
+"""Shows an event at once; False where it cannot."""
+
+
 def cursor_at(log_id: str, seq: int) -> str:
     """The opaque cursor of an event in a log, which is a reply's or a user's."""
     return base64.urlsafe_b64encode(f"{log_id}:{seq}".encode()).decode().rstrip("=")
@@ -103,8 +108,13 @@ class ReplyStream:
         self._telemetry = telemetry
         self._news = WatchedMessages(storage)
 
-    async def follow(self, user_id: str, reply_id: str, after: str | None) -> AsyncGenerator[StreamedEvent, None]:
+    async def follow(
+        self, user_id: str, reply_id: str, after: str | None, push: Push | None = None
+    ) -> AsyncGenerator[StreamedEvent, None]:
         """The events after a cursor, until the terminal one; whoever stops before that closes the generator.
+
+        While the next event is waited for, text that is committed here goes to `push`, and to the generator only what
+        that refuses. It is called in the writer's turn: it must be quick, and must not wait.
 
         Raises NotFound at once, before the stream begins, when the reply is absent, foreign or was not generated.
         """
@@ -112,9 +122,8 @@ class ReplyStream:
             message = await work.messages.get(user_id, reply_id)
         if message is None or message.reply is None:
             raise NotFound("reply", reply_id, "replyId")
-        return self._follow(
-            Reader(self._storage, self._journal, self._relay, self._news, message, position_in(reply_id, after))
-        )
+        position = position_in(reply_id, after)
+        return self._follow(Reader(self._storage, self._journal, self._relay, self._news, message, position, push))
 
     async def settled(self, reply_id: str, seconds: float, *, or_waits: bool = False) -> None:
         """Wait until the reply has ended, at most so long: asking the database only when something has changed.
@@ -149,7 +158,7 @@ class ReplyStream:
                     batch = await reader.more()
                     for event in batch:
                         yield event
-                    if not batch and not reader.ended:
+                    if not batch and not reader.ended and not await reader.pushed():
                         await bell.wait(POLL_SECONDS)
         finally:
             reader.close()
@@ -189,6 +198,7 @@ class Reader:
         news: WatchedMessages,
         message: Message,
         position: int | None,
+        push: Push | None,
     ) -> None:
         self.reply_id = message.id
         self.ended = False
@@ -198,6 +208,7 @@ class Reader:
         self._news = news
         self._message = message
         self._position = position
+        self._push = push
         self._call_ids = {index: call.id for index, call in calls_in(message.parts)}
         self._tail: Tail | None = None
         self._elsewhere: Followed | None = None
@@ -219,6 +230,24 @@ class Reader:
             message = await self._reload()
             return [] if message is None else await self._snapshot(message)
         return [await self._shown(logged) for logged in joined(events)]
+
+    async def pushed(self) -> bool:
+        """Wait for what cannot be pushed. False at once where nothing can be."""
+        tail = self._tail
+        if self._push is None or tail is None or self._position is None or tail.after(self._position) != []:
+            return False
+        await tail.offered(partial(self._take, self._push))
+        return True
+
+    def _take(self, push: Push, events: Sequence[LoggedEvent]) -> bool:
+        """Push the text that comes next. The rest, if there is any, is to be asked for."""
+        if not events or events[0].seq - 1 != self._position:
+            return False
+        for logged in joined(events):
+            if not isinstance(logged.event, TextDelta) or not push(self._event_at(logged.seq, logged.event)):
+                return False
+            self._position = logged.seq
+        return True
 
     def _in_memory(self, position: int) -> list[LoggedEvent] | None:
         """From the tail where the reply is made here, else from the relay; None when neither can tell."""
@@ -290,7 +319,10 @@ class Reader:
         return message
 
     def _event(self, event: Shown) -> StreamedEvent:
-        return StreamedEvent(self.reply_id, cursor_at(self.reply_id, self._position or 0), event)
+        return self._event_at(self._position or 0, event)
+
+    def _event_at(self, seq: int, event: Shown) -> StreamedEvent:
+        return StreamedEvent(self.reply_id, cursor_at(self.reply_id, seq), event)
 
 
 def _at_rest(window: Window) -> bool:

@@ -26,6 +26,7 @@ from strawberry.types.graphql import OperationType
 from domain.errors import ErrorCode
 from graph.encoded import EncodedResult
 from graph.errors import Unexpected, masked
+from graph.lanes import LANE
 from graph.plans import Plan, Planned, plan_for
 
 ABOUT_THE_REQUEST = (MissingQueryError, CannotGetOperationTypeError, InvalidOperationTypeError)
@@ -37,14 +38,18 @@ class ReplyExecutor(StrawberryGraphQLCoreExecutionContext):
     _plans: dict[type, Plan | None] | None = None
 
     def build_per_event_executor(self, payload: object) -> Any:  # noqa: ANN401  an Executor, or what stands for one
+        plan = self.plan_of(type(payload))
+        return super().build_per_event_executor(payload) if plan is None else Planned(plan, payload)
+
+    def plan_of(self, kind: type) -> Plan | None:
         plans = self._plans
         if plans is None:
             plans = self._plans = {}
-        kind = type(payload)
+            if (lane := LANE.get()) is not None:
+                lane.plan_of = self.plan_of
         if kind not in plans:
             plans[kind] = plan_for(self, kind)
-        plan = plans[kind]
-        return super().build_per_event_executor(payload) if plan is None else Planned(plan, payload)
+        return plans[kind]
 
     def collect_subfields(
         self, return_type: GraphQLObjectType, field_details_list: FieldDetailsList

@@ -28,6 +28,7 @@ from graph.context import Context
 from graph.encoded import encoded
 from graph.errors import refusal
 from graph.execution import Interrupted, MaskingSchema
+from graph.lanes import LANE, Lane
 
 INVALID = 4400
 FORBIDDEN = 4403
@@ -50,7 +51,7 @@ class TimedSocket(ASGIWebSocketAdapter):
         super().__init__(view, request, response)
         self._send_seconds: float = view.send_seconds
         self._served = asyncio.timeout(None)
-        self._write: Callable[[bytes], bool] | None = request.scope.get("extensions", {}).get(DIRECT, {}).get("write")
+        self.write: Callable[[bytes], bool] | None = request.scope.get("extensions", {}).get(DIRECT, {}).get("write")
 
     async def serve(self, handler: "SocketHandler") -> None:
         """Run the handler until the client leaves, the socket is closed or a send stalls."""
@@ -63,7 +64,7 @@ class TimedSocket(ASGIWebSocketAdapter):
 
     async def send_text(self, text: bytes) -> None:
         """Raises WebSocketDisconnected."""
-        if self._write is None or not self._write(text):
+        if self.write is None or not self.write(text):
             await self._send_in_time(text.decode())
 
     async def _send_in_time(self, text: str) -> None:
@@ -137,6 +138,9 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         await super().handle_message(message)
 
     async def run_operation(self, operation: Operation[Context, None]) -> None:
+        opening = b'{"id":%b,"type":"next","payload":' % orjson.dumps(operation.id)
+        if self.websocket.write is not None:
+            LANE.set(Lane(opening, self.websocket.write))
         try:
             await self.context.authorise()
             results = await self.schema.stream(
@@ -146,7 +150,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
                 operation_name=operation.operation_name,
             )
             async with aclosing(results):
-                await self._deliver(operation, results)
+                await self._deliver(operation, opening, results)
         except WebSocketDisconnected:
             pass
         except Unauthenticated:
@@ -162,8 +166,9 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
             if self.operations.get(operation.id) is operation:
                 del self.operations[operation.id]
 
-    async def _deliver(self, operation: Operation[Context, None], results: AsyncGenerator[Any, None]) -> None:
-        opening = b'{"id":%b,"type":"next","payload":' % orjson.dumps(operation.id)
+    async def _deliver(
+        self, operation: Operation[Context, None], opening: bytes, results: AsyncGenerator[Any, None]
+    ) -> None:
         async for result in results:
             if isinstance(result, Interrupted):
                 await self.websocket.close(TRY_AGAIN, "Try again")

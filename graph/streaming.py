@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 
 import strawberry
 
@@ -11,6 +12,7 @@ from domain.replies import ReplyStatus
 from domain.streaming import ArgumentsWritten, Ended, Snapshot, StreamedEvent
 from graph.context import Context, Info
 from graph.ids import part_id
+from graph.lanes import LANE, Lane
 from graph.messages import Message, MessagePart, part_of
 from graph.tool_calls import ToolCall
 
@@ -123,6 +125,10 @@ async def _reply_events(
             yield reply_event(streamed)
 
 
+def _shown_at_once(lane: Lane, streamed: StreamedEvent) -> bool:
+    return lane.show(reply_event(streamed))
+
+
 @strawberry.type
 class Subscription:
     @strawberry.subscription(
@@ -134,5 +140,7 @@ class Subscription:
     async def reply_stream(
         self, info: Info, reply_id: strawberry.ID, after: str | None = None
     ) -> AsyncGenerator[ReplyEvent, None]:
-        stream = await info.context.services.stream.follow(info.context.user_id, reply_id, after)
+        lane = LANE.get()
+        push = None if lane is None else partial(_shown_at_once, lane)
+        stream = await info.context.services.stream.follow(info.context.user_id, reply_id, after, push)
         return _reply_events(stream, info.context)

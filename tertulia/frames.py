@@ -36,6 +36,14 @@ class DirectWebSocketProtocol(WebSocketsSansIOProtocol):
             return False
         if self.transport.is_closing():
             return False
-        self.conn.send_text(text)
-        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.write(_head(len(text)) + text)
         return True
+
+
+def _head(length: int) -> bytes:
+    """Of a whole text message in one frame that is not masked (RFC 6455, 5.2)."""
+    if length < 126:
+        return bytes((0x81, length))
+    if length < 65_536:
+        return b"\x81\x7e" + length.to_bytes(2, "big")
+    return b"\x81\x7f" + length.to_bytes(8, "big")

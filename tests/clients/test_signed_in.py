@@ -13,7 +13,7 @@ from gql.transport.exceptions import TransportConnectionFailed, TransportQueryEr
 from domain import account_service
 from domain.account_service import AccountService, SignedIn
 from domain.accounts import Client
-from domain.streaming import ReplyStream, StreamedEvent
+from domain.streaming import Push, ReplyStream, StreamedEvent
 from tests.clients.gql_client import send, watch
 from tests.clients.scripts import Scripts
 from tests.gated import GatedModel
@@ -44,9 +44,11 @@ class Observed:
             self.refreshed += 1
             return await refresh(token, client)
 
-        async def noted(user_id: str, reply_id: str, after: str | None) -> AsyncGenerator[StreamedEvent, None]:
+        async def noted(
+            user_id: str, reply_id: str, after: str | None, push: Push | None
+        ) -> AsyncGenerator[StreamedEvent, None]:
             self.after.append(after)
-            return await follow(user_id, reply_id, after)
+            return await follow(user_id, reply_id, after, push)
 
         patch.setattr(accounts, "refresh", counted)
         patch.setattr(stream, "follow", noted)

@@ -64,7 +64,9 @@ class FailingAtFirst:
         self._follow = stream.follow
         self.failures = 2
 
-    async def follow(self, user_id: str, reply_id: str, after: str | None) -> AsyncGenerator[StreamedEvent, None]:
+    async def follow(
+        self, user_id: str, reply_id: str, after: str | None, push: object = None
+    ) -> AsyncGenerator[StreamedEvent, None]:
         return self._events(await self._follow(user_id, reply_id, after))
 
     async def _events(self, events: AsyncGenerator[StreamedEvent, None]) -> AsyncGenerator[StreamedEvent, None]:

@@ -1,19 +1,20 @@
 """Following a reply: what a reader has after k, joined with what `after: k` yields, equals the whole."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from domain.conversations import GenerationSettings, MessagePart
+from domain.conversations import GenerationSettings, MessagePart, PartKind
 from domain.errors import NotFound
 from domain.events import Folder, LoggedEvent, PartAdded, StatusChanged, TextDelta, ToolCallChanged
 from domain.models import ArgumentsChunk, TextChunk, ToolCallChunk
 from domain.replies import ReplyStatus
-from domain.streaming import ArgumentsWritten, Ended, Snapshot, StreamedEvent, cursor_at, position_in
+from domain.streaming import ArgumentsWritten, Ended, Push, Snapshot, StreamedEvent, cursor_at, position_in
 from tertulia.services import open_services
 from tests.domain.conftest import ME, Talk
 from tests.doubles import ScriptedModel, Step, WordCounter, answer
@@ -169,18 +170,32 @@ pieces = st.lists(
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(pieces=pieces, cuts=st.lists(st.integers(1, 6), max_size=12), lazy=st.booleans(), data=st.data())
+@given(
+    pieces=pieces,
+    cuts=st.lists(st.integers(1, 6), max_size=12),
+    lazy=st.booleans(),
+    taken=st.lists(st.sampled_from([True, True, False, None]), min_size=1, max_size=6),
+    data=st.data(),
+)
 async def test_what_a_reader_has_joined_with_what_comes_after_equals_the_whole(
-    tmp_path_factory: pytest.TempPathFactory, pieces: list[str], cuts: list[int], lazy: bool, data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory,
+    pieces: list[str],
+    cuts: list[int],
+    lazy: bool,
+    taken: list[bool | None],
+    data: st.DataObject,
 ) -> None:
-    """Random texts, written at random moments, read in random stretches with a reconnect after each."""
+    """Random texts, written at random moments, read in random stretches with a reconnect after each.
+
+    Some of it is pushed where it is `taken`; None is a fault of whoever should take it.
+    """
     gates = [asyncio.Event() for _ in pieces]
     model = ScriptedModel(gated(*(step for pair in zip(gates, pieces, strict=True) for step in pair)))
     folder = tmp_path_factory.mktemp("law")
     async with open_services(settings_for(folder), model=model, tokens=WordCounter()) as running:
         talk = Talk(running, model)
         sent = await talk.send()
-        screen, forgetful = await read_in_cuts(talk, sent.reply_id, gates, cuts, data, lazy=lazy)
+        screen, forgetful = await read_in_cuts(talk, sent.reply_id, gates, cuts, data, cycle(taken), lazy=lazy)
         stored = await talk.message(sent.reply_id)
     assert screen.ended
     assert screen.text == forgetful.text == stored.text == "".join(pieces)
@@ -211,21 +226,40 @@ async def test_the_same_holds_for_calls_of_tools_and_their_arguments(
     async with open_services(settings_for(folder), model=model, tokens=WordCounter(), toolbox=toolbox) as running:
         talk = Talk(running, model)
         sent = await talk.send(settings=GenerationSettings(tools=("postage",)))
-        screen, forgetful = await read_in_cuts(talk, sent.reply_id, waiting, cuts, data, lazy=True)
+        screen, forgetful = await read_in_cuts(talk, sent.reply_id, waiting, cuts, data, cycle([True]), lazy=True)
         stored = await talk.message(sent.reply_id)
     assert screen.ended
     assert screen.parts == forgetful.parts == list(stored.parts)
 
 
+def pushing(screen: Screen, taken: Iterator[bool | None]) -> Push:
+    def push(streamed: StreamedEvent) -> bool:
+        takes = next(taken)
+        if takes is None:
+            raise RuntimeError
+        if takes:
+            screen.apply(streamed)
+        return takes
+
+    return push
+
+
 async def read_in_cuts(
-    talk: Talk, reply_id: str, gates: list[asyncio.Event], cuts: list[int], data: st.DataObject, *, lazy: bool
+    talk: Talk,
+    reply_id: str,
+    gates: list[asyncio.Event],
+    cuts: list[int],
+    data: st.DataObject,
+    taken: Iterator[bool | None],
+    *,
+    lazy: bool,
 ) -> tuple[Screen, Screen]:
     """What a reader has who was cut off so often while the writer went on by gates, and one who came at the end."""
     screen, forgetful, waiting = Screen(), Screen(), list(gates)
     for cut in cuts:
         for _ in range(min(len(waiting), data.draw(st.integers(0, 3)))):
             waiting.pop(0).set()
-        await read_some(talk, reply_id, screen, screen.cursor, cut, lazy=lazy)
+        await read_some(talk, reply_id, screen, cut, pushing(screen, taken), lazy=lazy)
     for gate in waiting:
         gate.set()
     screen_after(await talk.watch(reply_id, screen.cursor), screen)
@@ -233,9 +267,9 @@ async def read_in_cuts(
     return screen, forgetful
 
 
-async def read_some(talk: Talk, reply_id: str, screen: Screen, after: str | None, events: int, *, lazy: bool) -> None:
-    """Read at most so many events, as many as come without waiting for the writer; then hang up."""
-    stream = await talk.running.services.stream.follow(ME, reply_id, after)
+async def read_some(talk: Talk, reply_id: str, screen: Screen, events: int, push: Push, *, lazy: bool) -> None:
+    """Read at most so many events and what is pushed meanwhile, without waiting for the writer; then hang up."""
+    stream = await talk.running.services.stream.follow(ME, reply_id, screen.cursor, push)
     for _ in range(events):
         try:
             async with asyncio.timeout(0.02 if lazy else 0.06):
@@ -243,6 +277,30 @@ async def read_some(talk: Talk, reply_id: str, screen: Screen, after: str | None
         except (TimeoutError, StopAsyncIteration):
             break
     await stream.aclose()
+
+
+async def test_text_is_pushed_to_a_reader_who_waits_and_the_rest_is_for_the_generator(
+    talk: Talk, model: ScriptedModel
+) -> None:
+    gates = [asyncio.Event() for _ in range(4)]
+    model.play(gated("0", *(step for number, gate in enumerate(gates, 1) for step in (gate, str(number)))))
+    sent = await talk.send()
+    pushed, asked, waiting = Screen(), [], list(gates)
+    pushed.parts = [MessagePart(0, PartKind.TEXT)]
+
+    def push(streamed: StreamedEvent) -> bool:
+        pushed.apply(streamed)
+        waiting.pop(0).set()
+        return True
+
+    async for streamed in await talk.running.services.stream.follow(ME, sent.reply_id, None, push):
+        asked.append(streamed.event)
+        first = isinstance(streamed.event, Snapshot) and bool(streamed.event.message.parts)
+        if waiting and (first or isinstance(streamed.event, TextDelta)):
+            waiting.pop(0).set()
+    assert pushed.text == "123"
+    assert asked[-2] == TextDelta(0, "4")  # committed together with the end
+    assert isinstance(asked[-1], Ended)
 
 
 async def test_every_cut_point_of_a_finished_log_can_be_resumed_from(talk: Talk, model: ScriptedModel) -> None:

@@ -50,7 +50,9 @@ class ScriptedStream:
         self.refusal: Exception | None = None
         self.closed = asyncio.Event()
 
-    async def follow(self, user_id: str, reply_id: str, after: str | None) -> AsyncGenerator[StreamedEvent, None]:
+    async def follow(
+        self, user_id: str, reply_id: str, after: str | None, push: object = None
+    ) -> AsyncGenerator[StreamedEvent, None]:
         if self.refusal is not None:
             raise self.refusal
         if reply_id != "reply":

@@ -40,7 +40,9 @@ class LongStream:
         self._fault = fault
         self._event = event
 
-    async def follow(self, user_id: str, reply_id: str, after: str | None) -> AsyncGenerator[StreamedEvent, None]:
+    async def follow(
+        self, user_id: str, reply_id: str, after: str | None, push: object
+    ) -> AsyncGenerator[StreamedEvent, None]:
         return self._play(reply_id)
 
     async def _play(self, reply_id: str) -> AsyncGenerator[StreamedEvent, None]:

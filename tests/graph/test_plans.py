@@ -48,7 +48,9 @@ class Few:
     def observe(self, root_field: str, kind: str, outcome: str) -> None:
         pass
 
-    async def follow(self, user_id: str, reply_id: str, after: str | None) -> AsyncGenerator[StreamedEvent, None]:
+    async def follow(
+        self, user_id: str, reply_id: str, after: str | None, push: object
+    ) -> AsyncGenerator[StreamedEvent, None]:
         return self._play()
 
     async def _play(self) -> AsyncGenerator[StreamedEvent, None]:
