@@ -1,20 +1,23 @@
 """One OpenAI-compatible endpoint and one request to it: connect, read within time limits, report, clean up.
 
-AsyncOpenAI makes the request (keys, addresses, errors); the stream is read as bytes, which costs a sixth of what its
-objects cost. Knows nothing of other providers and never makes a request twice.
+AsyncOpenAI says what a request looks like (keys, addresses, headers, proxies) and holds the connections; once it has,
+each request is that one with another body, and the stream is read as bytes: a fifth of what its objects cost. Knows
+nothing of other providers and never makes a request twice.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 import httpx2
-from openai import APIConnectionError, APIStatusError, AsyncAPIResponse, AsyncOpenAI, DefaultAioHttpClient
+import msgspec
+from openai import APIStatusError, AsyncOpenAI, DefaultAioHttpClient
+from openai._models import FinalRequestOptions
 
 from domain.errors import ProviderError
 from domain.models import ChatChunk, ChatRequest, FinishChunk, Model, RequestStarted
@@ -71,7 +74,10 @@ class Endpoint:
         self._pace = pace
         self._demands: frozenset[Demand] = frozenset()
         self._client = _client(provider, limits)
-        self._create = self._client.chat.completions.with_streaming_response.create  # half a second of imports
+        self._pattern = self._client._build_request(
+            FinalRequestOptions(method="post", url="/chat/completions", json_data={})
+        )
+        del self._pattern.headers["content-length"]
 
     async def close(self) -> None:
         await self._client.close()
@@ -103,15 +109,15 @@ class Endpoint:
             async with asyncio.timeout_at(min(deadline, accepted_by)):
                 response = await self._accepted(request)
             try:
-                yield Answer(response.headers, body_of(response.http_response), self._limits.read, deadline)
+                yield Answer(response.headers, body_of(response), self._limits.read, deadline)
             finally:
-                await response.close()
+                await response.aclose()
 
-    async def _accepted(self, request: ChatRequest) -> AsyncAPIResponse[Any]:
+    async def _accepted(self, request: ChatRequest) -> httpx2.Response:
         """Raises OptionRefusedError when the endpoint turns out to demand something, which it is given from then on."""
         demands = self._demands
         try:
-            return await self._opened(request_body(request, demands, self._continuation))
+            return await self._opened(msgspec.json.encode(request_body(request, demands, self._continuation)))
         except APIStatusError as error:
             refusal = error.response.text.lower()
             new = next((demand for demand in Demand if demand in refusal and demand not in demands), None)
@@ -120,21 +126,26 @@ class Endpoint:
             self._demands |= {new}
             raise option_refused(new) from error
 
-    async def _opened(self, body: dict[str, Any], tries: int = 3) -> AsyncAPIResponse[Any]:
+    async def _opened(self, body: bytes, tries: int = 3) -> httpx2.Response:
         """Some servers close connections that they promised to keep; what never left on one goes over another.
 
-        The body goes as `extra_body`, which the SDK leaves as it is: its typed arguments are copied value by value,
-        8 ms for sixty messages.
+        Raises APIStatusError, and what the HTTP client raises.
         """
+        pattern = self._pattern
+        request = httpx2.Request(
+            pattern.method, pattern.url, headers=pattern.headers, content=body, extensions=pattern.extensions
+        )
         try:
-            response: AsyncAPIResponse[Any] = await self._create(
-                model="", messages=(), stream=True, extra_body=body
-            ).__aenter__()
-        except APIConnectionError as error:
+            response = await self._client._client.send(request, stream=True)
+        except httpx2.RequestError as error:
             if tries > 1 and never_sent(error):
                 return await self._opened(body, tries - 1)
             raise
-        return response
+        if response.is_success:
+            return response
+        async with aclosing(response):
+            await response.aread()
+        raise APIStatusError(f"HTTP {response.status_code}", response=response, body=None)
 
 
 def _client(provider: Provider, limits: TimeLimits) -> AsyncOpenAI:
