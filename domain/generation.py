@@ -169,7 +169,8 @@ class ReplyGenerator:
                     finish = chunk
                     continue
                 writer.write(chunk)
-                await tail.room()
+                if tail.is_full:
+                    await tail.room()
                 if bound and isinstance(chunk, _COUNTED) and await bound.passed(chunk.text):
                     finish = FinishChunk(FinishReason.LENGTH, None, None, None)
                     break

@@ -103,10 +103,10 @@ class Tail:
 
     def append(self, event: ReplyEvent) -> None:
         """Hand an event to the next flush; it is visible to nobody before that is committed."""
-        last = self._pending[-1] if self._pending else None
         self._all_committed.clear()
         if isinstance(event, Delta):
             self._pending_characters += len(event.text)
+            last = self._pending[-1] if self._pending else None
             if isinstance(last, Delta) and last.index == event.index:
                 self._pending.pop()
                 event = type(event)(event.index, last.text + event.text)
@@ -116,8 +116,13 @@ class Tail:
         if self._pending_characters > PAUSE_CHARACTERS:
             self._room.clear()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether more than PAUSE_CHARACTERS wait to be committed."""
+        return not self._room.is_set()
+
     async def room(self) -> None:
-        """Wait while more than PAUSE_CHARACTERS wait to be committed."""
+        """Wait while it is full."""
         await self._room.wait()
 
     async def flushed(self) -> None:
@@ -189,10 +194,12 @@ class Tail:
 
     def take(self) -> FlushEntry:
         """Number what waits; from now on these rows are the same however often they are sent."""
-        numbered = [LoggedEvent(self._next_seq + i, self.lease.attempt, e) for i, e in enumerate(self._pending)]
-        self._next_seq += len(numbered)
-        for logged in numbered:
+        numbered = []
+        for event in self._pending:
+            logged = LoggedEvent(self._next_seq, self.lease.attempt, event)
+            self._next_seq += 1
             self._numbered.add(logged)
+            numbered.append(logged)
         self._pending = []
         self._pending_characters = 0
         return FlushEntry(self.lease, tuple(numbered), self.outcome, self._final_parts(self.outcome))

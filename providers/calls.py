@@ -78,6 +78,9 @@ class CallReader:
         self._calls: list[_Call] = []
         self._size = 0
 
+    def __len__(self) -> int:
+        return len(self._calls)
+
     def add(self, deltas: Iterable[CallDelta | None]) -> list[ChatChunk]:
         """The chunks in one frame. Raises ProviderError beyond MAX_CALLS and MAX_ARGUMENTS."""
         chunks: list[ChatChunk] = []

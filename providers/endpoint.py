@@ -27,7 +27,7 @@ from providers.answer import Answer
 from providers.body import body_of
 from providers.completions import Continuation, Demand, request_body
 from providers.errors import never_sent, option_refused, provider_failures
-from providers.frames import CompletionReader, joined
+from providers.frames import CompletionReader
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _OFFICIAL_HOST = "api.openai.com"
@@ -92,7 +92,7 @@ class Endpoint:
             async with self._answer(request, deadline) as answer:
                 yield RequestStarted(answer.request_id)
                 while (payloads := await answer.read(ending=reader.finished)) is not None:
-                    for chunk in joined(chunk for payload in payloads for chunk in reader.read(payload)):
+                    for chunk in reader.read(payloads):
                         meter.first_chunk()
                         yield chunk
                     if self._pace is not None and meter.has_begun and not reader.finished:

@@ -45,6 +45,13 @@ class _Choice(Struct):
     message: _Delta | None = None
     finish_reason: str | None = None
 
+    def text(self) -> str | None:
+        """Where it says nothing else."""
+        delta = self.delta
+        if delta is None or self.finish_reason or delta.reasoning_content or delta.reasoning or delta.refusal:
+            return None
+        return None if delta.tool_calls or delta.function_call else delta.content
+
 
 class _Frame(Struct):
     choices: list[_Choice] | None = None
@@ -90,16 +97,37 @@ class CompletionReader:
         self._reasoning = Storable()
         self._calls = CallReader()
 
-    def read(self, payload: bytes) -> list[ChatChunk]:
-        """The chunks in one frame, or in a whole completion.
+    def read(self, payloads: Iterable[bytes]) -> Iterator[ChatChunk]:
+        """The chunks in some frames, or in a whole completion; neighbouring pieces of text are made one.
 
-        Raises ProviderError, but not any more when finished: what is garbled then is only the usage.
+        Raises ProviderError, after what came before the mistake, but not any more when finished: what is garbled then
+        is only the usage.
         """
+        texts: list[str] = []
+        try:
+            for payload in payloads:
+                told = self._told(payload)
+                if isinstance(told, str):
+                    texts.append(told)
+                    continue
+                for chunk in told:
+                    if type(chunk) is TextChunk:
+                        texts.append(chunk.text)
+                        continue
+                    yield from _joined(texts)
+                    yield chunk
+        except ProviderError:
+            yield from _joined(texts)
+            raise
+        yield from _joined(texts)
+
+    def _told(self, payload: bytes) -> str | list[ChatChunk]:
+        """Of a frame that is nothing but text, as most are, the text; of any other the chunks."""
         try:
             frame = _frame(payload)
         except ProviderError:
             if self.finished:
-                return []
+                return ""
             raise
         if self._id is None and frame.id is not None:
             self._id = Storable.whole(str(frame.id))
@@ -107,7 +135,12 @@ class CompletionReader:
             self._model = Storable.whole(frame.model)
         if frame.usage is not None:
             self._usage = bytes(frame.usage)
-        return self._choice(frame.choices[0]) if frame.choices else []
+        if not frame.choices:
+            return ""
+        text = frame.choices[0].text()
+        if text and not (self.finished or self._calls):
+            return self._text.add(text)
+        return self._choice(frame.choices[0])
 
     def _choice(self, choice: _Choice) -> list[ChatChunk]:
         delta = choice.delta or choice.message
@@ -167,27 +200,10 @@ class CompletionReader:
         )
 
 
-def joined(chunks: Iterable[ChatChunk]) -> Iterator[ChatChunk]:
-    """The same chunks with neighbouring pieces of text made one, as many arrive in one read when there is much to do.
-
-    What is wrong with a later payload is raised after what came before it.
-    """
-    texts: list[str] = []
-    try:
-        for chunk in chunks:
-            if type(chunk) is TextChunk:
-                texts.append(chunk.text)
-                continue
-            if texts:
-                yield TextChunk("".join(texts))
-                texts.clear()
-            yield chunk
-    except ProviderError:
-        if texts:
-            yield TextChunk("".join(texts))
-        raise
-    if texts:
-        yield TextChunk("".join(texts))
+def _joined(texts: list[str]) -> Iterator[TextChunk]:
+    if text := "".join(texts):
+        yield TextChunk(text)
+    texts.clear()
 
 
 def _frame(payload: bytes) -> _Frame:

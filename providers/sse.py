@@ -48,16 +48,16 @@ class SseSplitter:
         return self._events([*lines, b""])
 
     def _events(self, lines: list[bytes]) -> list[bytes]:
-        payloads = []
+        payloads, data = [], self._data
         for line in lines:
             if line.startswith(b"data:"):
-                self._data.append(line[5:].strip())
+                data.append(line[5:].strip())
             elif not line:
-                if self._data:
-                    payloads.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
-                    self._data = []
+                if data:
+                    payloads.append(data[0] if len(data) == 1 else b"\n".join(data))
+                    data.clear()
             elif line.startswith(_BYTE_ORDER_MARK + b"data:"):
-                self._data.append(line[8:].strip())
+                data.append(line[8:].strip())
         return payloads
 
     def _hold(self, piece: bytes) -> None:

@@ -42,7 +42,7 @@ def chunks_of(frames: list[list[Entry]], *, text: str = "") -> list[ChatChunk]:
     reader = CompletionReader()
     events = [called(*frame) + (said(text) if text else b"") for frame in frames] + [finish("tool_calls")]
     payloads = [payload.removeprefix(b"data: ") for event in events for payload in event.split(b"\n\n") if payload]
-    return [chunk for payload in payloads for chunk in reader.read(payload)]
+    return [chunk for payload in payloads for chunk in reader.read([payload])]
 
 
 def heads(sent: Sent, places: list[int], index: Callable[[int], int | None]) -> list[list[Entry]]:

@@ -17,7 +17,7 @@ def text_of(*pieces: bytes) -> str:
     """The text in a stream that arrives in these pieces."""
     splitter, reader = SseSplitter(), CompletionReader()
     payloads = [payload for piece in pieces for payload in splitter.feed(piece)] + splitter.rest()
-    chunks = [chunk for payload in payloads if payload != b"[DONE]" for chunk in reader.read(payload)]
+    chunks = [chunk for payload in payloads if payload != b"[DONE]" for chunk in reader.read([payload])]
     return "".join(chunk.text for chunk in chunks if isinstance(chunk, TextChunk))
 
 
@@ -134,14 +134,18 @@ def test_bytes_that_are_not_utf8_are_replaced() -> None:
 
 def test_names_that_the_endpoint_gives_are_storable_too() -> None:
     reader = CompletionReader()
-    reader.read(b'{"id":"a\\u0000","model":"b\\ud800","choices":[{"delta":{},"finish_reason":"stop"}]}')
+    list(reader.read([b'{"id":"a\\u0000","model":"b\\ud800","choices":[{"delta":{},"finish_reason":"stop"}]}']))
     end = reader.finish()
     assert (end.completion_id, end.response_model) == ("a\ufffd", "b\ufffd")
 
 
 def test_usage_survives_a_frame_that_is_read_leniently() -> None:
     reader = CompletionReader()
-    reader.read(b'{"choices":[{"delta":{"content":"\\ud800"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3}}')
+    list(
+        reader.read(
+            [b'{"choices":[{"delta":{"content":"\\ud800"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3}}']
+        )
+    )
     usage = reader.finish().usage
     assert usage is not None
     assert usage.input_tokens == 3
@@ -154,4 +158,4 @@ def test_fields_nobody_knows_are_ignored() -> None:
 def test_a_delta_of_text_and_reasoning_gives_both() -> None:
     reader = CompletionReader()
     payload = delta(content="a", reasoning="b").removeprefix(b"data: ").strip()
-    assert [type(chunk).__name__ for chunk in reader.read(payload)] == ["ReasoningChunk", "TextChunk"]
+    assert [type(chunk).__name__ for chunk in reader.read([payload])] == ["ReasoningChunk", "TextChunk"]
