@@ -166,10 +166,6 @@ class Replies(Protocol):
         """Ids of the replies at or above the message `parent_id` that have not ended, nearest first."""
         ...
 
-    async def waits_for(self, parent_id: str | None) -> str | None:
-        """The first of `unsettled_above`: a new reply must wait for it."""
-        ...
-
     async def request_stop(self, reply_id: str) -> ReplyStatus | None:
         """Settle a reply that waits as STOPPED with what it had shown, or flag a STREAMING one for its owner.
 

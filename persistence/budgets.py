@@ -9,7 +9,6 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     JSON,
     BigInteger,
     ColumnElement,
@@ -30,7 +29,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from domain.account_storage import Use
 from domain.accounts import LOCAL_USER_ID
 from domain.replies import Lease, ReplyStatus, Usage
-from persistence.connection import Connection
+from persistence.connection import Connection, unnested
 from persistence.tables import LIVE, Id, replies, token_usage
 
 
@@ -67,7 +66,7 @@ class SqlBudgets:
         if self._connection.is_sqlite:
             await self._connection.send(_SPENDING_BY_OUR_CLOCK, {"spent": spent, "today": datetime.now(UTC).date()})
         else:
-            await self._connection.send(_SPENDING, {"spenders": list(spent), "tokens": list(spent.values())})
+            await self._connection.send(_SPENDING, {"spender": list(spent), "tokens": list(spent.values())})
 
 
 def _total(column: ColumnElement[int]) -> ColumnElement[int]:
@@ -99,8 +98,7 @@ _USE_BY_OUR_CLOCK = _use(bindparam("today", type_=Date()), bindparam("first", ty
 
 def _spending() -> Any:  # noqa: ANN401  a statement
     """In the order of the arrays."""
-    arrays = bindparam("spenders", type_=ARRAY(Id)), bindparam("tokens", type_=ARRAY(BigInteger))
-    spent = func.unnest(*arrays).table_valued("spender", "tokens", name="spent").render_derived()
+    spent = unnested("spent", spender=Id(), tokens=BigInteger())
     added = postgresql.insert(token_usage).from_select(_COLUMNS, select(spent.c.spender, _TODAY, spent.c.tokens))
     total = token_usage.c.tokens + added.excluded.tokens
     return added.on_conflict_do_update(index_elements=["user_id", "day"], set_={"tokens": total})

@@ -12,13 +12,14 @@ from collections import namedtuple
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import asyncpg
 import sqlalchemy
 from sqlalchemy import (
     ARRAY,
+    BindParameter,
     ColumnElement,
     CursorResult,
     DateTime,
@@ -35,6 +36,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.selectable import TableValuedAlias
+from sqlalchemy.types import TypeEngine
 
 from domain.errors import DataRefused, StorageError
 from persistence.tables import IdList, Instant
@@ -241,10 +244,8 @@ class Connection:
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     def among(self, column: ColumnElement[str], values: Sequence[str]) -> ColumnElement[bool]:
-        """`column IN values`; on PostgreSQL as one array, so that the statement is the same for any number of them."""
-        if self.is_sqlite:
-            return column.in_(values)
-        return column == any_(literal(list(values), ARRAY(column.type)))
+        """`column IN values`, which are ids."""
+        return _is_in(column, partial(literal, list(values)), is_sqlite=self.is_sqlite)
 
     def now(self, ago: timedelta = timedelta()) -> ColumnElement[datetime]:
         """The instant, or one before it, by the clock that all processes share: the database's, or with SQLite ours."""
@@ -254,7 +255,21 @@ class Connection:
 
 
 def listed(column: ColumnElement[str], name: str, *, is_sqlite: bool) -> ColumnElement[bool]:
-    """`column IN :name` of a statement that is made once: a list of any length is one parameter."""
+    """`column IN :name`, which are ids, of a statement that is made once."""
+    return _is_in(column, partial(bindparam, name), is_sqlite=is_sqlite)
+
+
+def _is_in(
+    column: ColumnElement[str], given: Callable[..., BindParameter[Any]], *, is_sqlite: bool
+) -> ColumnElement[bool]:
+    """A list of any length is one parameter, so that the statement is the same for all of them."""
     if is_sqlite:
-        return column.in_(select(func.json_each(bindparam(name, type_=IdList)).table_valued("value").c.value))
-    return column == any_(bindparam(name, type_=ARRAY(column.type)))
+        return column.in_(select(func.json_each(given(type_=IdList())).table_valued("value").c.value))
+    return column == any_(given(type_=ARRAY(column.type)))
+
+
+def unnested(name: str, prefix: str = "", **types: TypeEngine[Any]) -> TableValuedAlias:
+    """PostgreSQL's: arrays as a table; each parameter has the name of its column, after the prefix."""
+    arrays = [bindparam(prefix + each, type_=ARRAY(kind, dimensions=1)) for each, kind in types.items()]
+    columns = [sqlalchemy.column(each, kind) for each, kind in types.items()]
+    return func.unnest(*arrays).table_valued(*columns).render_derived(name=name)

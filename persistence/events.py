@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, Column, ColumnElement, Select, String, Text, bindparam, func, select, true
+from sqlalchemy import Column, ColumnElement, Select, String, Text, bindparam, func, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeEngine
@@ -26,7 +26,7 @@ from domain.events import (
     ToolCallChanged,
 )
 from domain.replies import ReplyStatus
-from persistence.connection import Connection, listed
+from persistence.connection import Connection, listed, unnested
 from persistence.tables import Id, reply_events
 from persistence.tool_calls_json import call_from_json, call_to_json
 
@@ -144,8 +144,7 @@ PREFIX = "event_"
 
 def event_rows() -> TableValuedAlias:
     """Many events, for PostgreSQL: each column is one array, see `event_arrays`."""
-    arrays = [bindparam(PREFIX + column.name, type_=ARRAY(_plain(column))) for column in reply_events.c]
-    return func.unnest(*arrays).table_valued(*_NAMES).render_derived()
+    return unnested("events", PREFIX, **{column.name: _plain(column) for column in reply_events.c})
 
 
 def event_arrays(rows: Sequence[EventRow]) -> dict[str, Sequence[Any]]:

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     JSON,
     BigInteger,
     Insert,
@@ -28,11 +27,9 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.sql.selectable import TableValuedAlias
-from sqlalchemy.types import TypeEngine
 
 from domain.conversations import Change, ConversationEvent
-from persistence.connection import AnyRow, Connection
+from persistence.connection import AnyRow, Connection, unnested
 from persistence.tables import Id, Instant, conversation_events, users
 
 SWEPT_AT_ONCE = 50_000
@@ -136,13 +133,6 @@ def _row(event: Remembered, totals: dict[str, int]) -> dict[str, Any]:
 def _event(row: AnyRow) -> ConversationEvent:
     change = Change(row.kind)
     return ConversationEvent(row.seq, row.at, change, row.conversation_id, row.message_id, row.tool_call_id)
-
-
-def unnested(name: str, prefix: str = "", **types: TypeEngine[Any]) -> TableValuedAlias:
-    """Arrays as a table; each parameter has the name of its column, after the prefix."""
-    arrays = [bindparam(prefix + each, type_=ARRAY(kind, dimensions=1)) for each, kind in types.items()]
-    columns = [column(each, kind) for each, kind in types.items()]
-    return func.unnest(*arrays).table_valued(*columns).render_derived(name=name)
 
 
 def _storing() -> Insert:

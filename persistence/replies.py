@@ -4,14 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     BindParameter,
     ColumnElement,
     Integer,
     Select,
     Update,
     bindparam,
-    column,
     func,
     insert,
     literal,
@@ -26,7 +24,7 @@ from domain.conversations import Change
 from domain.events import LoggedEvent, StatusChanged
 from domain.ports import Clock
 from domain.replies import MOVES, Held, Lease, Progress, Reply, ReplyStatus
-from persistence.connection import AnyRow, Connection, listed
+from persistence.connection import AnyRow, Connection, listed, unnested
 from persistence.conversations import hold, settings_from_json, settings_to_json
 from persistence.endings import stop_in_queue
 from persistence.events import EventRow, append_events, event_to_row
@@ -113,9 +111,6 @@ class SqlReplies:
             return []
         return [row.id for row in await self._connection.fetch(_UNSETTLED_ABOVE, {"message_id": parent_id})]
 
-    async def waits_for(self, parent_id: str | None) -> str | None:
-        return next(iter(await self.unsettled_above(parent_id)), None)
-
     async def request_stop(self, reply_id: str) -> ReplyStatus | None:
         conversation = select(replies.c.conversation_id).where(_is(reply_id)).scalar_subquery()
         await hold(self._connection, conversations.c.id == conversation)
@@ -145,7 +140,7 @@ class SqlReplies:
         rows = sorted(await self._connection.fetch(_CLAIM, given), key=lambda row: (row.queued_at, row.id))
         if not rows:
             return []
-        begun = {"ids": [row.id for row in rows], "attempts": [row.attempt for row in rows]}
+        begun = {"taken_id": [row.id for row in rows], "taken_attempt": [row.attempt for row in rows]}
         newest = {row.reply_id: row.seq - 1 for row in await self._connection.fetch(_BEGIN, begun)}
         return [(row, newest[row.id]) for row in rows]
 
@@ -221,9 +216,7 @@ def _claim() -> Any:  # noqa: ANN401  a statement
 
 def _begin() -> Any:  # noqa: ANN401  a statement
     """PostgreSQL's: append that they have begun; with which numbers."""
-    arrays = bindparam("ids", type_=ARRAY(Id)), bindparam("attempts", type_=ARRAY(Integer))
-    taken = func.unnest(*arrays).table_valued(column("id", Id), column("attempt", Integer), name="taken")
-    rows = taken.render_derived()
+    rows = unnested("taken", "taken_", id=Id(), attempt=Integer())
     kind: ColumnElement[str] = literal_column("'status'")
     status: ColumnElement[str] = literal_column("'STREAMING'")
     begun = select(rows.c.id, _newest(rows.c.id) + 1, rows.c.attempt, kind, status)

@@ -14,9 +14,9 @@ from sqlalchemy.dialects import postgresql
 
 from domain.replies import Outcome, Usage
 from domain.storage import FlushEntry
-from persistence.connection import Connection, listed
+from persistence.connection import Connection, listed, unnested
 from persistence.events import EventRow, append_events, event_arrays, event_rows, parts_to_json
-from persistence.feed import TELLING, SqlFeed, unnested
+from persistence.feed import TELLING, SqlFeed
 from persistence.tables import Id, Instant, Json, conversations, messages, replies, reply_attempts, reply_events
 
 Ended = tuple[FlushEntry, Outcome]

@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
-    ARRAY,
     JSON,
     ColumnElement,
     FromClause,
@@ -37,7 +36,7 @@ from domain.ports import Clock
 from domain.replies import Attempt, HandOver, Lease, Outcome, ReplyStatus
 from domain.storage import FlushEntry, FlushReport
 from persistence.budgets import SqlBudgets
-from persistence.connection import Connection, listed
+from persistence.connection import Connection, listed, unnested
 from persistence.endings import Ending, end_attempts
 from persistence.events import (
     EventRow,
@@ -159,7 +158,7 @@ class SqlLog:
         if self._connection.is_sqlite:
             rows = await self._connection.fetch(_NEWS_IN_JSON, {"asked": dict(positions)})
         else:
-            values = {"ids": list(positions), "seqs": list(positions.values()), "most": limit}
+            values = {"asked_id": list(positions), "asked_seq": list(positions.values()), "most": limit}
             rows = await self._connection.fetch(_NEWS, values)
         found: dict[str, list[LoggedEvent]] = {}
         for row in rows:
@@ -182,8 +181,7 @@ def _fenced_append() -> Any:  # noqa: ANN401  a statement
 
 
 def _news() -> Any:  # noqa: ANN401  a statement
-    arrays = bindparam("ids", type_=ARRAY(Id)), bindparam("seqs", type_=ARRAY(Integer))
-    asked = func.unnest(*arrays).table_valued("id", "seq", name="asked").render_derived()
+    asked = unnested("asked", "asked_", id=Id(), seq=Integer())
     theirs = select(*_EVENT).where(reply_events.c.reply_id == asked.c.id, reply_events.c.seq > asked.c.seq)
     further = lateral(theirs.order_by(reply_events.c.seq).limit(bindparam("most")), "further")
     known = asked.join(replies, replies.c.id == asked.c.id).outerjoin(further, true())

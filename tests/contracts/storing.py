@@ -335,7 +335,8 @@ async def add_reply(
 ) -> str:
     message = a_message(conversation_id, parent_id, role=Role.ASSISTANT, parts=(), token_count=0)
     await work.messages.add(message)
-    changes = {"behind_id": await work.replies.waits_for(parent_id)} | changes
+    ahead = await work.replies.unsettled_above(parent_id)
+    changes = {"behind_id": ahead[0] if ahead else None} | changes
     await work.replies.add(a_reply(message, **changes), reserved_tokens)
     return message.id
 

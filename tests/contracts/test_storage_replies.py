@@ -167,16 +167,16 @@ async def test_the_nearest_reply_above_is_found_through_messages_that_have_none(
     for _ in range(3):
         parent_id = (await shelf.message(conversation_id, parent_id)).id
     async with shelf.storage.read() as work:
-        assert await work.replies.waits_for(parent_id) == a
-        assert await work.replies.waits_for(a) == a
-        assert await work.replies.waits_for(None) is None
-        assert await work.replies.waits_for("msg_absent") is None
+        assert await work.replies.unsettled_above(parent_id) == [a]
+        assert await work.replies.unsettled_above(a) == [a]
+        assert await work.replies.unsettled_above(None) == []
+        assert await work.replies.unsettled_above("msg_absent") == []
 
 
 async def test_nobody_waits_for_a_settled_reply(shelf: Shelf) -> None:
     pen = await shelf.settled()
     async with shelf.storage.read() as work:
-        assert await work.replies.waits_for(pen.id) is None
+        assert await work.replies.unsettled_above(pen.id) == []
 
 
 async def test_nobody_waits_for_a_settled_reply_above_one_that_was_stopped_in_the_queue(shelf: Shelf) -> None:
@@ -185,7 +185,7 @@ async def test_nobody_waits_for_a_settled_reply_above_one_that_was_stopped_in_th
     await shelf.stop(b)
     await finish(shelf, lease)
     async with shelf.storage.read() as work:
-        assert await work.replies.waits_for(b) is None
+        assert await work.replies.unsettled_above(b) == []
 
 
 async def test_the_unsettled_replies_above_a_message_are_found_nearest_first(shelf: Shelf) -> None:

@@ -5,16 +5,17 @@ Work is counted in instructions of SQLite's virtual machine, for the statements 
 
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from domain.conversations import Message, PageRequest
-from domain.storage import UnitOfWork
+from domain.conversations import Message, PageRequest, Role
+from domain.storage import Turn, UnitOfWork
 from persistence import schema
 from persistence.tables import messages
-from tests.contracts.storing import ME, Shelf, a_message, add_reply, ids, law, only_sqlite
+from tests.contracts.storing import ME, Shelf, a_message, a_reply, add_reply, ids, law, only_sqlite
 from tests.contracts.test_storage_messages import path, way, window
 from tests.persistence.statements import Sent, sent_statements
 
@@ -95,6 +96,30 @@ async def test_an_upgrade_gives_all_messages_the_jumps_that_new_ones_have(shelf:
     await schema.downgrade(shelf.database, "0004")
     await schema.upgrade(shelf.database)
     assert await jumps(shelf) == before
+
+
+async def answered(shelf: Shelf, turns: int) -> list[str]:
+    """The ids of a path of turns, each of a message and its answer, or every third time another answer below that."""
+    conversation, path_ids = await shelf.conversation(), list[str]()
+    for number in range(turns):
+        said = None if number % 3 == 2 else a_message(conversation.id, path_ids[-1] if path_ids else None)
+        answer = a_message(conversation.id, path_ids[-1] if said is None else said.id, role=Role.ASSISTANT)
+        async with shelf.storage.write() as work:
+            await work.turns.add(Turn(conversation, said, replace(answer, reply=a_reply(answer))))
+            await work.commit()
+        path_ids += [answer.id] if said is None else [said.id, answer.id]
+    return path_ids
+
+
+async def test_messages_of_turns_have_the_jumps_that_they_would_have_if_added_one_by_one(shelf: Shelf) -> None:
+    of_turns = await answered(shelf, 60)
+    one_by_one = ids(await written(shelf, *[1] * len(of_turns)))
+    found = await jumps(shelf)
+
+    def leaps(made: Sequence[str]) -> list[tuple[int | None, int | None]]:
+        return [(made.index(end) if end else None, steps) for end, steps in (found[each] for each in made)]
+
+    assert leaps(of_turns) == leaps(one_by_one)
 
 
 # ── how much is done ──
