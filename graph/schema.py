@@ -1,6 +1,7 @@
 """The whole schema: the roots merged, and the SDL that `schema.graphql` is printed from."""
 
 from datetime import datetime
+from functools import cache
 
 from graphql import (
     GraphQLInputObjectType,
@@ -11,7 +12,9 @@ from graphql import (
 )
 from strawberry.printer import print_schema
 from strawberry.schema.config import StrawberryConfig
+from strawberry.schema.name_converter import NameConverter
 from strawberry.tools import merge_types
+from strawberry.utils.str_converters import to_camel_case
 
 from graph.accounts import AccountMutation
 from graph.approvals import ApprovalMutation
@@ -30,9 +33,17 @@ from graph.streaming import Subscription as ReplySubscription
 from graph.tasks import TaskQuery
 from graph.tools import ToolQuery
 
+camel_case = cache(to_camel_case)
 Query = merge_types("Query", (ConversationQuery, TaskQuery, ModelQuery, ToolQuery, ServerQuery))
 Mutation = merge_types("Mutation", (ReplyMutation, ApprovalMutation, ConversationMutation, AccountMutation))
 Subscription = merge_types("Subscription", (ReplySubscription, FeedSubscription))
+
+
+class Names(NameConverter):
+    """Strawberry's own, which asks for the name of each field of an input for each input."""
+
+    def apply_naming_config(self, name: str) -> str:
+        return camel_case(name)
 
 
 def build_schema(unexpected: Unexpected | None = None) -> MaskingSchema:
@@ -43,7 +54,7 @@ def build_schema(unexpected: Unexpected | None = None) -> MaskingSchema:
         subscription=Subscription,
         types=[*ERROR_TYPES, *REPLY_EVENT_TYPES, *CONVERSATION_EVENT_TYPES, TextPart, ReasoningPart, ToolCallPart],
         execution_context_class=ReplyExecutor,
-        config=StrawberryConfig(scalar_map={datetime: DATE_TIME}),
+        config=StrawberryConfig(scalar_map={datetime: DATE_TIME}, name_converter=Names()),
     )
     if unexpected is not None:
         schema.unexpected = unexpected
