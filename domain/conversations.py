@@ -66,8 +66,12 @@ class ModelParams:
 
     def over(self, base: "ModelParams") -> "ModelParams":
         """These parameters, with the gaps filled from `base`."""
-        given = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
-        return replace(base, **given) if given else base
+        if self == NO_PARAMS:
+            return base
+        return replace(base, **{f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None})
+
+
+NO_PARAMS = ModelParams()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What resolvers are given: the domain's services, who is asking, and loaders, fresh for every operation.
 
 A socket lives for hours and runs many operations, so nothing that ages (loaders, the viewer's rights) may hang on
-the connection: `OperationExtension` in `schema.py` replaces the connection's context with a fresh one.
+the connection: each operation is executed with a fresh context in place of the connection's.
 """
 
 from asyncio import Semaphore
@@ -88,7 +88,7 @@ class Context(BaseContext):
         super().__init__()
         self.services = services
         self.caller = caller
-        self._characters = 0
+        self.characters = 0  # of what is in the answer so far
         self._turns = Semaphore(PAGES_AT_ONCE)
 
     def shown(self, text: str) -> str:
@@ -98,10 +98,10 @@ class Context(BaseContext):
 
     def count(self, characters: int) -> None:
         """Raises GraphQLError."""
-        self._characters += characters
-        if self._characters > MAX_CHARACTERS:
+        self.characters += characters
+        if self.characters > MAX_CHARACTERS:
             advice = " Ask for fewer messages at a time."
-            raise refusal("answer is too long in characters", self._characters, MAX_CHARACTERS, advice)
+            raise refusal("answer is too long in characters", self.characters, MAX_CHARACTERS, advice)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -136,7 +136,7 @@ class Context(BaseContext):
 
     def forget(self) -> None:
         """Load and count anew: each event of a subscription shows things as they are when it comes."""
-        self._characters = 0
+        self.characters = 0
         for loader in ("messages", "children", "conversations", "active_replies"):
             self.__dict__.pop(loader, None)
 

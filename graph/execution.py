@@ -1,55 +1,92 @@
 """How operations are executed: our executor, errors masked on every path, and results told apart for the transports.
 
-The executor remembers collected subfields by the field *nodes*. graphql-core 3.3.2 keys that memo by the identity of
-a list which is new for every event of a subscription, so its memo grows with the stream (about 1.5 KB per event) and
-is never hit; keyed by nodes, which live as long as the document, memory stays flat and events are cheaper.
+Of Strawberry this takes types and resolvers, and graphql-core's executor, but not what it does around an operation for
+extensions and middleware: we have none, and that cost more than the resolvers. What needs no execution goes by plans.
+
+The executor remembers collected subfields and plans by the field *nodes*, with the document where it can. graphql-core
+3.3.2 keys that memo by the identity of a list which is new for every event of a subscription, so its memo grows with
+the stream (about 1.5 KB per event) and is never hit; keyed by nodes, which live as long as the document, memory stays
+flat and events are cheaper.
 
 Nothing here knows transports: how each kind of result is put on the wire is theirs.
 """
 
+from asyncio import CancelledError
+from collections.abc import AsyncGenerator, Collection, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import strawberry
 from graphql import GraphQLError, GraphQLObjectType
-from graphql.execution import ExperimentalIncrementalExecutionResults
+from graphql.execution import create_source_event_stream
 from graphql.execution.collect_fields import CollectedFields, FieldDetailsList, collect_subfields
 from strawberry.exceptions import MissingQueryError
-from strawberry.extensions.runner import SchemaExtensionsRunner
-from strawberry.schema._graphql_core import ResultType
+from strawberry.execution.is_awaitable import optimized_is_awaitable
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
-from strawberry.types import ExecutionContext, ExecutionResult
+from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
 from domain.errors import ErrorCode
+from graph.context import Context
 from graph.encoded import EncodedResult
 from graph.errors import Unexpected, masked
 from graph.lanes import LANE
-from graph.plans import Plan, Planned, plan_for
+from graph.operations import Asked, Memo
+from graph.plans import Asker, Show, event_plan, object_plan
 
 ABOUT_THE_REQUEST = (MissingQueryError, CannotGetOperationTypeError, InvalidOperationTypeError)
+Result = ExecutionResult | EncodedResult
 
 
 class ReplyExecutor(StrawberryGraphQLCoreExecutionContext):
-    """Answers events of subscriptions by plans, see `plans.py`, and remembers collected fields."""
+    """Shows by plans what has one, see `plans.py`."""
 
-    _plans: dict[type, Plan | None] | None = None
+    def remember(self, memo: Memo) -> None:
+        """Work out with this memo, which belongs to the operation's document, what is not in it yet."""
+        self._relevant_sub_fields = memo.subfields
+        self._plans = memo.plans
 
-    def build_per_event_executor(self, payload: object) -> Any:  # noqa: ANN401  an Executor, or what stands for one
-        plan = self.plan_of(type(payload))
-        return super().build_per_event_executor(payload) if plan is None else Planned(plan, payload)
+    def planned(self, event: object) -> EncodedResult | None:
+        """The result of an event of this subscription; None where it has to be executed."""
+        key = (id(self.operation), type(event))
+        if key not in self._plans:
+            self._plans[key] = event_plan(self, type(event))
+        plan = self._plans[key]
+        return None if plan is None else cast("EncodedResult | None", self._tried(plan.result, event))
 
-    def plan_of(self, kind: type) -> Plan | None:
-        plans = self._plans
-        if plans is None:
-            plans = self._plans = {}
-            if (lane := LANE.get()) is not None:
-                lane.plan_of = self.plan_of
-        if kind not in plans:
-            plans[kind] = plan_for(self, kind)
-        return plans[kind]
+    def plan_of(self, object_type: GraphQLObjectType, details: FieldDetailsList) -> Show | None:
+        key = (object_type, *(id(each.node) for each in details))
+        if key not in self._plans:
+            self._plans[key] = object_plan(self, object_type, details)
+        return cast("Show | None", self._plans[key])
+
+    def collect_and_execute_subfields(
+        self,
+        return_type: GraphQLObjectType,
+        field_details_list: FieldDetailsList,
+        path: Any,  # noqa: ANN401  graphql-core's, as the next one
+        result: Any,  # noqa: ANN401
+        position_context: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        plan = self.plan_of(return_type, field_details_list)
+        shown = None if plan is None else self._tried(plan, result)
+        if shown is not None:
+            return shown
+        return super().collect_and_execute_subfields(return_type, field_details_list, path, result, position_context)
+
+    def _tried(self, show: Show, value: object) -> Any:  # noqa: ANN401
+        """None where execution has to show it, which counts by itself what it shows."""
+        context = self.context_value
+        counted = context.characters if isinstance(context, Context) else 0
+        try:
+            return show(value, Asker(context))
+        except Exception:
+            if isinstance(context, Context):
+                context.characters = counted
+            return None
 
     def collect_subfields(
         self, return_type: GraphQLObjectType, field_details_list: FieldDetailsList
@@ -82,59 +119,153 @@ class Interrupted(ExecutionResult):
 class MaskingSchema(strawberry.Schema):
     """A schema whose unexpected errors go out under a correlation id only.
 
-    Its results are of four kinds: ExecutionResult; PreExecutionError where the request was refused before anything
-    was executed, which has no `data`; Interrupted; and, from `execute` alone, never from `stream`, an exception of
-    ABOUT_THE_REQUEST.
+    Its results are of four kinds: ExecutionResult, or EncodedResult where that was written by a plan;
+    PreExecutionError where the request was refused before anything was executed, which has no `data`; Interrupted.
     """
 
     unexpected: Unexpected = staticmethod(lambda _id, _error: None)
 
-    async def _prepare_operation_async(
-        self, context: ExecutionContext, extensions_runner: SchemaExtensionsRunner
-    ) -> PreExecutionError | None:
-        """A document that our extension refuses by GraphQLError is the client's mistake, where Strawberry crashes."""
-        try:
-            return await super()._prepare_operation_async(context, extensions_runner)
-        except GraphQLError as error:
-            context.pre_execution_errors = [error]
-            return PreExecutionError(None, [error])
-
-    async def _handle_execution_result(
+    async def execute(
         self,
-        context: ExecutionContext,
-        result: ResultType | EncodedResult,
-        extensions_runner: SchemaExtensionsRunner,
-        *,
-        skip_process_errors: bool = False,
-    ) -> Any:  # noqa: ANN401  an EncodedResult stays what it is
-        if isinstance(result, EncodedResult):
-            return result
-        if not isinstance(result, ExperimentalIncrementalExecutionResults) and result.errors:
-            result.errors = [self._shown(error) for error in result.errors]
-        handled = await super()._handle_execution_result(context, result, extensions_runner, skip_process_errors=True)
-        return handled if handled.data is not None or not handled.errors else _without_data(context, handled)
+        query: str | None,
+        variable_values: dict[str, Any] | None = None,
+        context_value: Any | None = None,  # noqa: ANN401
+        root_value: Any | None = None,  # noqa: ANN401
+        operation_name: str | None = None,
+        allowed_operation_types: Iterable[OperationType] | None = None,
+        operation_extensions: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """The last result of `stream`."""
+        results = await self.stream(
+            query, variable_values, context_value, root_value, operation_name, None, allowed_operation_types
+        )
+        async with aclosing(results):
+            return [result async for result in results][-1]
 
-    def _shown(self, error: GraphQLError) -> GraphQLError:
+    async def stream(
+        self,
+        query: str | None,
+        variable_values: dict[str, Any] | None = None,
+        context_value: Any | None = None,  # noqa: ANN401
+        root_value: Any | None = None,  # noqa: ANN401
+        operation_name: str | None = None,
+        operation_extensions: dict[str, Any] | None = None,
+        allowed_operation_types: Iterable[OperationType] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """The results of one operation, executed with a fresh context. Who stops before the last closes the generator.
+
+        There is no root value, and nobody here reads the extensions of a request.
+        """
+        allowed = tuple(OperationType if allowed_operation_types is None else allowed_operation_types)
+        asked = Asked(query, variable_values, operation_name)
+        if not isinstance(context_value, Context):
+            return self._results(asked, context_value, allowed)
+        return self._observed(asked, context_value.fresh(), allowed)
+
+    async def _observed(
+        self, asked: Asked, context: Context, allowed: Collection[OperationType]
+    ) -> AsyncGenerator[Result, None]:
+        """Reports how the operation ended. A client that leaves has a right to it."""
+        ends, outcome = "ok", "error"
+        try:
+            async with aclosing(self._results(asked, context, allowed)) as results:
+                async for result in results:
+                    if isinstance(result, ExecutionResult) and result.errors:
+                        ends = "error"
+                    yield result
+            outcome = ends
+        except (GeneratorExit, CancelledError):
+            outcome = ends
+            raise
+        finally:
+            context.services.observe(*asked.label, outcome)
+
+    async def _results(
+        self,
+        asked: Asked,
+        context: Any,  # noqa: ANN401
+        allowed: Collection[OperationType],
+    ) -> AsyncGenerator[Result, None]:
+        caller = context.caller if isinstance(context, Context) else None
+        if refusals := asked.refusals(self._schema, allowed, caller):
+            yield self._without_data(asked, PreExecutionError(None, refusals))
+            return
+        executor = self._executor(asked, context)
+        if not isinstance(executor, ReplyExecutor):
+            yield self._without_data(asked, PreExecutionError(None, executor))
+        elif asked.subscribes:
+            async with aclosing(self._events(asked, executor)) as events:
+                async for result in events:
+                    yield result
+        else:
+            yield await self._result(asked, executor)
+
+    def _executor(self, asked: Asked, context: Any) -> ReplyExecutor | list[GraphQLError]:  # noqa: ANN401
+        """The errors of the variables where those are wrong."""
+        prepared = asked.prepared
+        assert prepared is not None
+        executor = ReplyExecutor.build(
+            self._schema,
+            prepared.document,
+            context_value=context,
+            raw_variable_values=asked.variables,
+            operation_name=asked.name,
+            is_awaitable=cast("Any", optimized_is_awaitable),
+        )
+        if isinstance(executor, ReplyExecutor):
+            executor.remember(prepared.memo or Memo())
+        return cast("ReplyExecutor | list[GraphQLError]", executor)
+
+    async def _result(self, asked: Asked, executor: ReplyExecutor) -> Result:
+        try:
+            executed: Any = executor.execute_operation()
+            if executor.is_awaitable(executed):
+                executed = await executed
+        except Exception as error:
+            return self._without_data(asked, PreExecutionError(None, [_of_graphql(error)]))
+        return self._shown(asked, executed)
+
+    async def _events(self, asked: Asked, executor: ReplyExecutor) -> AsyncGenerator[Result, None]:
+        if (lane := LANE.get()) is not None:
+            lane.planned = executor.planned
+        try:
+            source: Any = create_source_event_stream(executor)
+            if executor.is_awaitable(source):
+                source = cast("Any", await source)
+            if not executor.is_async_iterable(source):
+                yield self._without_data(asked, PreExecutionError(None, source.errors))
+                return
+            async with aclosing(cast("AsyncGenerator[object, None]", source)) as events:
+                async for event in events:
+                    yield executor.planned(event) or await self._event(asked, executor, event)
+        except Exception as error:
+            yield self._without_data(asked, ExecutionResult(None, [_of_graphql(error)]))
+
+    async def _event(self, asked: Asked, executor: ReplyExecutor, event: object) -> Result:
+        executed: Any = executor.build_per_event_executor(event).execute_operation(False)
+        return self._shown(asked, await executed if executor.is_awaitable(executed) else executed)
+
+    def _shown(self, asked: Asked, executed: Any) -> ExecutionResult:  # noqa: ANN401  graphql-core's
+        result = ExecutionResult(executed.data, executed.errors)
+        if result.data is None and result.errors:
+            return self._without_data(asked, result)
+        result.errors = None if result.errors is None else [self._masked(error) for error in result.errors]
+        return result
+
+    def _without_data(self, asked: Asked, result: ExecutionResult) -> ExecutionResult:
+        """Which kind a result without data is. Errors of execution have a path, those of the request have none."""
+        errors = [self._masked(error) for error in result.errors or []]
+        refused = isinstance(result, PreExecutionError)
+        if asked.subscribes:
+            unavailable = any((error.extensions or {}).get("code") == ErrorCode.UNAVAILABLE.value for error in errors)
+            return PreExecutionError(None, errors) if refused and not unavailable else Interrupted(None, errors)
+        if refused or all(error.path is None for error in errors):
+            return PreExecutionError(None, errors)
+        return ExecutionResult(None, errors)
+
+    def _masked(self, error: GraphQLError) -> GraphQLError:
         return error if isinstance(error.original_error, ABOUT_THE_REQUEST) else masked(error, self.unexpected)
 
-    def process_errors(self, errors: list[Any], execution_context: ExecutionContext | None = None) -> None:
-        """Nothing: `unexpected` has logged what needs logging, and users' mistakes do not."""
 
-
-def _without_data(context: ExecutionContext, result: ExecutionResult) -> ExecutionResult:
-    """Which kind a result without data is. Errors of execution have a path, those of the request have none."""
-    errors = result.errors or []
-    refused = isinstance(result, PreExecutionError)
-    if _subscribes(context):
-        unavailable = any((error.extensions or {}).get("code") == ErrorCode.UNAVAILABLE.value for error in errors)
-        return result if refused and not unavailable else Interrupted(None, errors, result.extensions)
-    if not refused and all(error.path is None for error in errors):
-        return PreExecutionError(None, errors, result.extensions)
-    return result
-
-
-def _subscribes(context: ExecutionContext) -> bool:
-    try:
-        return context.operation_type is OperationType.SUBSCRIPTION
-    except RuntimeError:  # the document could not be parsed, or has no such operation
-        return False
+def _of_graphql(error: Exception) -> GraphQLError:
+    return error if isinstance(error, GraphQLError) else GraphQLError(str(error), original_error=error)

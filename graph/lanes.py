@@ -8,23 +8,23 @@ cannot take. Only a socket that writes at once has lanes. Knows nothing of what 
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from graph.plans import Plan
+from graph.encoded import EncodedResult
 
 
 class Lane:
-    """Of one operation. `plan_of` is known once its first event has been executed."""
+    """Of one operation. `planned` is known once that is executed: it gives the result of an event that has a plan."""
 
-    __slots__ = ("_opening", "_write", "plan_of")
+    __slots__ = ("_opening", "_write", "planned")
 
     def __init__(self, opening: bytes, write: Callable[[bytes], bool]) -> None:
         self._opening = opening
         self._write = write
-        self.plan_of: Callable[[type], Plan | None] = lambda _: None
+        self.planned: Callable[[object], EncodedResult | None] = lambda _: None
 
     def show(self, event: object) -> bool:
         """Send the result of an event. False, with nothing done, where it needs the long way."""
-        plan = self.plan_of(type(event))
-        return plan is not None and self._write(self._opening + plan.result(event).payload + b"}")
+        result = self.planned(event)
+        return result is not None and self._write(self._opening + result.payload + b"}")
 
 
 LANE: ContextVar[Lane | None] = ContextVar("LANE", default=None)

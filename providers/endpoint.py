@@ -133,8 +133,13 @@ class Endpoint:
         """
         pattern = self._pattern
         request = httpx2.Request(
-            pattern.method, pattern.url, headers=pattern.headers, content=body, extensions=pattern.extensions
+            pattern.method,
+            pattern.url,
+            headers=pattern.headers,
+            stream=httpx2.ByteStream(body),
+            extensions=pattern.extensions,
         )
+        request.read()
         try:
             response = await self._client._client.send(request, stream=True)
         except httpx2.RequestError as error:

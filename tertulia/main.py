@@ -1,7 +1,7 @@
 """The ASGI application: `create_app` puts it together, `uvicorn tertulia.main:app` runs it with settings as found."""
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -30,8 +30,10 @@ log = structlog.get_logger("tertulia")
 
 
 class Api(FastAPI):
+    sockets: ASGIApp
+
     def build_middleware_stack(self) -> ASGIApp:
-        return SecurityHeaders(HeadLimits(super().build_middleware_stack()))
+        return SecurityHeaders(HeadLimits(DirectSockets(super().build_middleware_stack(), PATH, self.sockets)))
 
 
 def create_app(settings: Settings | None = None, limits: Limits | None = None, **overrides: Any) -> FastAPI:  # noqa: ANN401
@@ -74,8 +76,9 @@ def create_app(settings: Settings | None = None, limits: Limits | None = None, *
         redoc_url=None,
         openapi_url=None,
         exception_handlers={Exception: http.crashed},
-        middleware=[*_middleware(chosen), Middleware(DirectSockets, path=PATH, serve=router.serve_socket)],
+        middleware=_middleware(chosen),
     )
+    app.sockets = _around(router.serve_socket, _of_connections(chosen))
     app.add_route(PATH, router.answer_post, methods=["POST"])
     app.include_router(http.router)
     if chosen.graphiql:
@@ -87,20 +90,31 @@ def create_app(settings: Settings | None = None, limits: Limits | None = None, *
 
 def _middleware(settings: Settings) -> list[Middleware]:
     """From the outside in."""
-    return [
-        Middleware(http.ReadableStart),
+    proxies, hosts, limits = _of_connections(settings)
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(settings.allowed_origins),
+        allow_credentials=settings.refresh_cookie,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id", "retry-after"],
+    )
+    return [Middleware(http.ReadableStart), proxies, hosts, cors, limits]
+
+
+def _of_connections(settings: Settings) -> tuple[Middleware, Middleware, Middleware]:
+    """What concerns sockets too."""
+    return (
         Middleware(ProxyHeadersMiddleware, trusted_hosts=settings.proxy_networks),
         Middleware(http.KnownHosts, allowed_hosts=settings.hosts, www_redirect=False),
-        Middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.allowed_origins),
-            allow_credentials=settings.refresh_cookie,
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after"],
-        ),
         Middleware(http.RequestLimits, max_bytes=settings.max_history_body_bytes),
-    ]
+    )
+
+
+def _around(app: ASGIApp, layers: Iterable[Middleware]) -> ASGIApp:
+    for layer in reversed(tuple(layers)):
+        app = layer.cls(app, *layer.args, **layer.kwargs)
+    return app
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  PEP 562

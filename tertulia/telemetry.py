@@ -76,11 +76,14 @@ def _frames(error: BaseException | None) -> list[str]:
 
 
 class OperatorTelemetry:
-    """The Telemetry port over prometheus-client and structlog. Each server has its own registry."""
+    """The Telemetry port over prometheus-client and structlog. Each server has its own registry.
+
+    Made once logging is configured: its logger is bound to that, where an unbound one is bound anew for every line.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.log = structlog.get_logger("tertulia")
+        self.log = structlog.get_logger("tertulia").bind()
         make: dict[str, Any] = {"registry": self.registry}
         self.operations = Counter(
             "tertulia_operations", "GraphQL operations.", ["operation", "type", "outcome"], **make

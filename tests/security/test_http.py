@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from graph.schema import PUBLIC, build_schema
+from graph.operations import PUBLIC
+from graph.schema import build_schema
 from tests.graph.protocol import SSE
 from tests.security.people import FEED, LOGOUT, PASSWORD, SEND, STREAM, Person, bearing, register, streamed
 from tests.security.resolvers import Resolved
