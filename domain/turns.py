@@ -21,12 +21,12 @@ class Turns:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    async def wait(self) -> None:
-        """Until the next commit is near."""
+    def wait(self) -> asyncio.Future[None]:
+        """Await it until the next commit is near."""
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         self.wanted.set()
-        await turn
+        return turn
 
     async def give(self, share: float = 1.0) -> None:
         """Let those go on who have waited longest, as far as they get with what is there."""

@@ -27,11 +27,16 @@ class Body(Protocol):
         """Let what arrives wait for the next read, unseen, where that is possible."""
 
 
+_PRIVATE = ("_read_nowait", "_low_water")
+
+
 def body_of(response: httpx2.Response) -> Body:
+    """The direct one where nothing has to be decoded, and the libraries are as they were when this was written."""
     answer = getattr(getattr(response.stream, "_stream", None), "_aiohttp_response", None)
     if "content-encoding" in response.headers or not isinstance(answer, aiohttp.ClientResponse):
         return LayeredBody(response)
-    return DirectBody(answer)
+    has_parts = all(hasattr(answer.content, name) for name in _PRIVATE)  # those of an empty body lack them
+    return DirectBody(answer) if has_parts else LayeredBody(response)
 
 
 class LayeredBody:
@@ -67,6 +72,7 @@ class DirectBody:
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._content: Any = response.content
+        self._content._low_water = 1  # or each read makes sure, for each packet, that more is read from the connection
         self._wire = None if response.connection is None else _wire(response.connection)
         self._paused = False
 

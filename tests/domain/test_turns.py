@@ -22,7 +22,7 @@ async def test_all_who_wait_have_gone_on_when_the_turn_is_given() -> None:
 
 async def test_who_gave_up_waiting_is_passed_over() -> None:
     turns = Turns()
-    left, stayed = asyncio.create_task(turns.wait()), asyncio.create_task(turns.wait())
+    left, stayed = turns.wait(), turns.wait()
     await turns.wanted.wait()
     left.cancel()
     await turns.give()

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from ssl import SSLContext
 from typing import Any
 
 from aiohttp import web
@@ -72,14 +73,14 @@ class ScriptedEndpoint:
 
 
 @asynccontextmanager
-async def scripted_endpoint() -> AsyncIterator[ScriptedEndpoint]:
+async def scripted_endpoint(tls: SSLContext | None = None) -> AsyncIterator[ScriptedEndpoint]:
     endpoint = ScriptedEndpoint()
     app = web.Application()
     app.router.add_post("/v1/chat/completions", endpoint.handle)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    endpoint.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+    endpoint.base_url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}/v1"
     try:
         yield endpoint
     finally:

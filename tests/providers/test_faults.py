@@ -178,6 +178,11 @@ async def test_an_answer_that_breaks_off_is_never_a_success(
     assert (error.code, error.message, error.retryable) == (UNAVAILABLE, errors.BROKE_OFF, True)
 
 
+async def test_an_answer_without_a_body_is_never_a_success(endpoint: ScriptedEndpoint, chat: Asking) -> None:
+    endpoint.replies(status(200))
+    assert (await chat.failure()).message == errors.BROKE_OFF
+
+
 async def test_what_was_said_before_the_break_has_been_shown(endpoint: ScriptedEndpoint, chat: Asking) -> None:
     endpoint.replies(stream(said("Hel"), Cut()))
     stream_ = chat.model.stream(request())

@@ -5,6 +5,8 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 import pytest
@@ -17,22 +19,28 @@ from domain.replies import FinishReason
 from providers.chat import ChatOptions, OpenAIChatModel, Provider
 from tests.doubles import RecordingTelemetry
 from tests.providers.asking import request
+from tests.providers.certificate import encrypted
 from tests.providers.endpoint import Cut, Reply, ScriptedEndpoint, Step, finish, said, scripted_endpoint, stream
 
+Test = Callable[[ScriptedEndpoint], Coroutine[Any, Any, None]]
 Run = Callable[[Coroutine[Any, Any, None]], None]
 OPTIONS = ChatOptions(max_retries=0)
 
 
-def on_each_loop(test: Callable[[ScriptedEndpoint], Coroutine[Any, Any, None]]) -> Callable[[Run], None]:
-    """The server runs on uvloop; the other is what it falls back to."""
+def everywhere(test: Test) -> Callable[[Run, bool, Path, pytest.MonkeyPatch], None]:
+    """On each event loop, over plain and over encrypted connections."""
 
-    async def whole() -> None:
-        async with scripted_endpoint() as endpoint:
+    async def whole(tls: SSLContext | None) -> None:
+        async with asyncio.timeout(30), scripted_endpoint(tls) as endpoint:
             await test(endpoint)
 
     @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-    def on_a_loop(run: Run) -> None:
-        run(whole())
+    @pytest.mark.parametrize("is_encrypted", [False, True], ids=["plain", "encrypted"])
+    def on_a_loop(run: Run, is_encrypted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        tls, trusted = encrypted(tmp_path)
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+        monkeypatch.setattr("providers.endpoint._LOOPBACK", frozenset())  # elsewhere the environment is listened to
+        run(whole(tls if is_encrypted else None))
 
     return on_a_loop
 
@@ -75,7 +83,7 @@ def text_of(chunks: list[ChatChunk]) -> str:
     return "".join(chunk.text for chunk in chunks if isinstance(chunk, TextChunk))
 
 
-@on_each_loop
+@everywhere
 async def test_what_came_before_the_connection_broke_is_read_though_it_was_not_its_turn(
     endpoint: ScriptedEndpoint,
 ) -> None:
@@ -94,7 +102,7 @@ async def test_what_came_before_the_connection_broke_is_read_though_it_was_not_i
     assert chunks[-1].finish_reason is FinishReason.STOP
 
 
-@on_each_loop
+@everywhere
 async def test_what_arrives_between_two_turns_is_one_piece(endpoint: ScriptedEndpoint) -> None:
     go_on, sent = asyncio.Event(), asyncio.Event()
     words = [said(f" {number}") for number in range(5)]
@@ -103,6 +111,7 @@ async def test_what_arrives_between_two_turns_is_one_piece(endpoint: ScriptedEnd
     async def pace() -> None:
         go_on.set()
         await sent.wait()
+        await heard()
 
     async with paced(endpoint, pace) as model:
         chunks = await read(model)
@@ -112,7 +121,7 @@ async def test_what_arrives_between_two_turns_is_one_piece(endpoint: ScriptedEnd
     ]
 
 
-@on_each_loop
+@everywhere
 async def test_an_answer_larger_than_one_turn_arrives_whole(endpoint: ScriptedEndpoint) -> None:
     word, go_on = "word " * 1_000, asyncio.Event()
     endpoint.replies(stream(said("Hello"), go_on, *[said(word)] * 300, finish()))
@@ -126,7 +135,7 @@ async def test_an_answer_larger_than_one_turn_arrives_whole(endpoint: ScriptedEn
     assert text_of(chunks) == "Hello" + word * 300
 
 
-@on_each_loop
+@everywhere
 async def test_a_connection_that_was_read_at_a_pace_is_used_again(endpoint: ScriptedEndpoint) -> None:
     for _ in range(3):
         endpoint.replies(stream(said("Hello"), said(" there"), finish()))
@@ -141,7 +150,7 @@ async def test_a_connection_that_was_read_at_a_pace_is_used_again(endpoint: Scri
     assert len({received.connection for received in endpoint.requests}) == 1
 
 
-@on_each_loop
+@everywhere
 async def test_who_always_has_more_to_say_runs_into_the_total_limit(endpoint: ScriptedEndpoint) -> None:
     async def on_and_on(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
@@ -160,7 +169,7 @@ async def test_who_always_has_more_to_say_runs_into_the_total_limit(endpoint: Sc
     assert failure.value.code is ReplyErrorCode.PROVIDER_TIMEOUT
 
 
-@on_each_loop
+@everywhere
 async def test_when_a_connection_was_closed_before_its_turn_no_other_is_read_in_its_place(
     endpoint: ScriptedEndpoint,
 ) -> None:
