@@ -44,20 +44,18 @@ async def names(database: Database) -> list[str]:
 
 
 async def test_a_statement_that_is_all_of_a_unit_commits_by_itself(single: Database) -> None:
-    async with single.connect(writing=True) as connection:
-        async with verbs(connection) as sent:
-            await connection.send(ADD, {"user": "somebody"})
-            await connection.commit()
+    async with single.connect(writing=True) as connection, verbs(connection) as sent:
+        await connection.send(ADD, {"user": "somebody"})
+        await connection.commit()
     assert sent == ["INSERT"]
     assert await names(single) == ["somebody"]
 
 
 async def test_several_statements_are_one_transaction(single: Database) -> None:
-    async with single.connect(writing=True) as connection:
-        async with verbs(connection) as sent:
-            await connection.send(ADD, {"user": "somebody"})
-            await connection.send(ADD, {"user": "some other"})
-            await connection.commit()
+    async with single.connect(writing=True) as connection, verbs(connection) as sent:
+        await connection.send(ADD, {"user": "somebody"})
+        await connection.send(ADD, {"user": "some other"})
+        await connection.commit()
     assert sent == ["BEGIN", "INSERT", "INSERT", "COMMIT"]
 
 
