@@ -136,8 +136,9 @@ class Transaction(Protocol):
     def is_at_rest(self) -> bool:
         """Nothing is left to be committed or rolled back."""
 
-    async def begin(self) -> None:
-        """Unless it has begun."""
+    @property
+    def in_doubt(self) -> bool:
+        """Nobody knows what was left behind: the connection must be given up."""
 
     async def send(self, sql: str, arguments: Sequence[Any]) -> None: ...
 
@@ -158,15 +159,12 @@ class Connection:
         self._transaction = transaction
         self._call: Uninterrupted[Any] | None = None
 
-    async def begin(self) -> None:
-        await self._driven(self._transaction.begin())
-
     async def execute(self, statement: Executable, parameters: Parameters | None = None) -> AnyResult:
         """With a sequence of parameters the statement is executed once for each, in order."""
-        return await self._whole(self._begun(self._connection.execute(statement, parameters)))
+        return await self._whole(self._connection.execute(statement, parameters))
 
     async def send(self, statement: Executable, values: Mapping[str, Any]) -> None:
-        """Execute a statement that is made once, and gives no rows: on SQLite together with what follows it."""
+        """Execute a statement that is made once, and gives no rows: with what follows it."""
         own = ready(statement, self.dialect)
         await self._driven(self._transaction.send(own.sql, own.arguments(values)))
 
@@ -182,7 +180,7 @@ class Connection:
 
     async def run(self, work: Callable[[sqlalchemy.Connection], T]) -> T:
         """Run code that is written for a blocking connection."""
-        return await self._whole(self._begun(self._connection.run_sync(work)))
+        return await self._whole(self._connection.run_sync(work))
 
     async def commit(self) -> None:
         await self._driven(self._transaction.commit())
@@ -211,15 +209,13 @@ class Connection:
         """When the last call has ended, roll back what is not committed. Never raises."""
         if self._call is not None and self._call.rest is not None:
             await asyncio.wait([self._call.rest])
-        if not self._connection.invalidated:
+        if self._transaction.in_doubt:
+            await self.discard()
+        elif not self._connection.invalidated:
             try:
                 await self._transaction.rollback()
             except DRIVER_ERRORS:
                 await self.discard()
-
-    async def _begun(self, call: Coroutine[Any, Any, T]) -> T:
-        await self._transaction.begin()
-        return await call
 
     async def _driven(self, call: Coroutine[Any, Any, T]) -> T:
         """A visit to SQLite's thread ends there, whoever waits for it."""

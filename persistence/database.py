@@ -19,11 +19,12 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
+from sqlalchemy.util import await_only
 
 from persistence import sqlite_driver
 from persistence.connection import Connection
 from persistence.pool import Pool
-from persistence.unit import Unit
+from persistence.unit import TRANSACTION, Unit
 
 DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -175,4 +176,10 @@ def _postgresql(url: URL, statement_seconds: float | None = None) -> AsyncEngine
     engine = _engine(url, connect_args=limits | named, isolation_level="AUTOCOMMIT")
     if statement_seconds is not None:
         event.listen(engine.sync_engine, "connect", _give_up_what_nobody_ends)
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def begin(connection: Any, *_: object) -> None:  # noqa: ANN401  the driver's own type
+        if TRANSACTION in connection.info:
+            await_only(connection.info[TRANSACTION].begin())
+
     return engine

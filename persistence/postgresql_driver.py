@@ -1,13 +1,15 @@
 """Transactions on asyncpg itself: SQLAlchemy is told that each statement commits, and so sends nothing around them.
 
-Nothing here knows what is stored.
+What gives no rows waits for what follows it. A transaction begins with its first statement; if that is all there is to
+commit, it commits by itself. Nothing here knows what is stored.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
 
 import asyncpg
 
+T = TypeVar("T")
 WRITING = "BEGIN"
 READING = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
@@ -18,33 +20,56 @@ class PostgresqlTransaction:
         self._connection = connection
         self._begin = begin
         self._open = False
+        self._deferred: list[tuple[str, Sequence[Any]]] = []
+        self.in_doubt = False
+        """After an error outside of a transaction the driver may leave the server in the middle of one that it knows
+        nothing of."""
 
     @property
     def is_at_rest(self) -> bool:
-        return self._connection.is_closed() or not self._connection.is_in_transaction()
+        return not self.in_doubt and (self._connection.is_closed() or not self._connection.is_in_transaction())
 
     async def begin(self) -> None:
+        """Unless it has begun. What was deferred is executed."""
         if self._begin is not None and not self._open:
-            await self._connection.execute(self._begin)
+            await self._outside(self._connection.execute(self._begin))
             self._open = True
+        deferred, self._deferred = self._deferred, []
+        for sql, arguments in deferred:
+            await self._fetched(sql, arguments)
 
     async def send(self, sql: str, arguments: Sequence[Any]) -> None:
-        await self.fetch(sql, arguments)
+        self._deferred.append((sql, arguments))
 
     async def send_each(self, sql: str, arguments: Sequence[Sequence[Any]]) -> None:
-        await self.begin()
-        await self._connection.executemany(sql, arguments)
+        self._deferred.extend((sql, each) for each in arguments)
 
     async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Iterable[Any]]:
         await self.begin()
-        return await self._connection.fetch(sql, *arguments)
+        return await self._fetched(sql, arguments)
 
     async def commit(self) -> None:
         """PostgreSQL answers ROLLBACK when something has failed."""
+        if len(self._deferred) == 1 and not self._open:
+            await self._fetched(*self._deferred.pop())
+        elif self._deferred:
+            await self.begin()
         if self._open and await self._connection.execute("COMMIT") != "COMMIT":
             raise asyncpg.InFailedSQLTransactionError
         self._open = False
 
     async def rollback(self) -> None:
+        self._deferred = []
         if not self.is_at_rest:
             await self._connection.execute("ROLLBACK")
+
+    async def _fetched(self, sql: str, arguments: Sequence[Any]) -> Sequence[Iterable[Any]]:
+        call = self._connection.fetch(sql, *arguments)
+        return await (call if self._open else self._outside(call))
+
+    async def _outside(self, call: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await call
+        except BaseException:
+            self.in_doubt = True
+            raise

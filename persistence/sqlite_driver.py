@@ -31,6 +31,7 @@ class OneVisitConnection(aiosqlite.Connection):
 
     beginning = ""
     """How its transactions begin. Without it there are none, for what can be set only outside of them."""
+    in_doubt = False
     alone = False
     """Whether the next visit is a unit of its own, which it commits."""
     _in_transaction = False
@@ -52,9 +53,6 @@ class OneVisitConnection(aiosqlite.Connection):
     def is_closed(self) -> bool:
         """As asyncpg's."""
         return not self._running
-
-    async def begin(self) -> None:
-        """It begins by itself."""
 
     async def send(self, statement: str, parameters: Sequence[Any]) -> None:
         """Defer it."""

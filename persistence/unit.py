@@ -5,14 +5,15 @@ their own.
 """
 
 import asyncio
-from types import TracebackType
-from typing import Any
 
-from domain.errors import StorageError, Unavailable
+from domain.errors import Unavailable
 from persistence import postgresql_driver
 from persistence.connection import DRIVER_ERRORS, Connection, Transaction
 from persistence.pool import Line, Pool
 from persistence.sqlite_driver import OneVisitConnection
+
+TRANSACTION = "transaction"
+"""Where SQLAlchemy's connection keeps PostgreSQL's: its own statements come after what that has deferred."""
 
 
 class Unit:
@@ -32,33 +33,10 @@ class Unit:
             self._line = await self._pool.take()
         except DRIVER_ERRORS as error:
             raise Unavailable from error
-        self._connection = Connection(self._line.connection, self._transaction(self._line.driver))
-        try:
-            await self._connection.begin()
-        except BaseException as error:
-            await self._end()
-            if isinstance(error, StorageError):
-                raise Unavailable from error
-            raise
+        self._connection = Connection(self._line.connection, self._transaction(self._line))
         return self._connection
 
-    async def __aexit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
-        """After an error in a statement without a transaction the driver may leave the server in the middle of one that
-        it knows nothing of."""
-        if self._alone and isinstance(error, StorageError) and not self._connection.is_sqlite:
-            await self._connection.discard()
-        await self._end()
-
-    def _transaction(self, driver: Any) -> Transaction:  # noqa: ANN401  the driver's own type
-        if isinstance(driver, OneVisitConnection):
-            driver.alone = self._alone
-            return driver
-        begin = postgresql_driver.WRITING if self._writing else postgresql_driver.READING
-        return postgresql_driver.PostgresqlTransaction(driver, None if self._alone else begin)
-
-    async def _end(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Whoever was cancelled in a call does not wait for its end: the connection comes back by itself."""
         if self._connection.is_at_rest:
             await _ended(self._connection, self._line, self._pool)
@@ -68,6 +46,15 @@ class Unit:
         closing.add_done_callback(self._closing.discard)
         if not self._connection.busy:
             await asyncio.shield(closing)
+
+    def _transaction(self, line: Line) -> Transaction:
+        if isinstance(line.driver, OneVisitConnection):
+            line.driver.alone = self._alone
+            return line.driver
+        begin = postgresql_driver.WRITING if self._writing else postgresql_driver.READING
+        transaction = postgresql_driver.PostgresqlTransaction(line.driver, None if self._alone else begin)
+        line.connection.info[TRANSACTION] = transaction
+        return transaction
 
 
 async def _ended(connection: Connection, line: Line, pool: Pool) -> None:

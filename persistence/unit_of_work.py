@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -107,7 +106,5 @@ class _Working:
     async def __aenter__(self) -> SqlUnitOfWork:
         return SqlUnitOfWork(await self._unit.__aenter__(), self._clock)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._unit.__aexit__(kind, error, traceback)
+    async def __aexit__(self, *_: object) -> None:
+        await self._unit.__aexit__()

@@ -19,6 +19,7 @@ async def test_a_later_number_never_commits_before_an_earlier_one(shelf: Shelf) 
     async with storage.write() as first:
         first.feed.add(ME, Change.CONVERSATION_UPDATED, "conv_1")
         await first.feed.write()
+        assert await first.feed.newest(ME) == 1  # what is written goes out with the question
         second = asyncio.create_task(commit_one(storage, "conv_2"))
         await shelf.somebody_waits()
         assert await shelf.told() == []
