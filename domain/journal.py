@@ -34,7 +34,9 @@ from domain.turns import AT_ONCE, Turns
 
 TICK_SECONDS = 0.04
 LONGEST_PAUSE_SECONDS = 0.25
+"""Between two flushes, however long they take."""
 READ_PATIENCE_SECONDS = 0.25
+"""While a flush takes longer, models are read on without it."""
 GROUP = 128
 """So many models are read for one flush. What all of many sent would be shown late if the last had to be read first."""
 LARGE_CHARACTERS = 4_096
