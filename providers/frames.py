@@ -55,7 +55,7 @@ class _Choice(Struct):
 
 class _Frame(Struct):
     choices: list[_Choice] | None = None
-    usage: Raw | None = None
+    usage: Raw = Raw()
     error: Any = None
     id: str | int | None = None
     model: str | None = None
@@ -90,7 +90,7 @@ class CompletionReader:
         self.finished = False
         self._reason = ""
         self._refused = False
-        self._usage: Raw | bytes | None = None
+        self._usage = b"null"
         self._model: str | None = None
         self._id: str | None = None
         self._text = Storable()
@@ -133,8 +133,8 @@ class CompletionReader:
             self._id = Storable.whole(str(frame.id))
         if self._model is None and frame.model is not None:
             self._model = Storable.whole(frame.model)
-        if frame.usage is not None:
-            self._usage = bytes(frame.usage)
+        if (usage := bytes(frame.usage)) not in (b"", b"null"):
+            self._usage = usage
         if not frame.choices:
             return ""
         text = frame.choices[0].text()
@@ -187,7 +187,7 @@ class CompletionReader:
     def usage(self) -> Usage | None:
         """What the endpoint said so far; None when it said nothing, or nothing intelligible."""
         try:
-            told = None if self._usage is None else _decode_usage(self._usage)
+            told = _decode_usage(self._usage)
         except msgspec.DecodeError:
             told = None
         if told is None:
@@ -224,5 +224,5 @@ def _lenient_frame(payload: bytes) -> _Frame:
         frame = msgspec.convert(loose, _Frame)
     except (ValueError, RecursionError) as error:
         raise broke_off(f"malformed frame: {payload[:200].decode(errors='replace')}") from error
-    frame.usage = None if usage is None else Raw(json.dumps(usage).encode())
+    frame.usage = Raw(json.dumps(usage).encode())
     return frame
