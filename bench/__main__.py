@@ -138,7 +138,7 @@ async def long_conversations(quick: bool) -> tuple[str, bool]:
 
 CASES = (
     streams(Load(200, 750, 50), (*BOTH, *PEERS)),
-    streams(Load(1_000, 250, 20), BOTH),
+    streams(Load(1_000, 750, 20), BOTH),
     streams(Load(200, 250, 50), (*BOTH, *PEERS)),
     Case("Sends", sending),
     Case("Idle subscriptions", idle_subscriptions),

@@ -20,8 +20,8 @@ HOW_TO_READ = (
     "The server runs on one core, the endpoint, the clients and PostgreSQL on the others. Everything of ours is "
     "committed before it is shown. CPU is the server's, set-up of all streams included, for each token delivered to a "
     "reader; delay is from a token's departure to its arrival at a WebSocket client; the first token is counted from "
-    "asking, less what the endpoint itself took. Ratios are against Tertulia on SQLite in the same case. New streams "
-    "begin at 100 a second. How to read more of it: docs/performance.md."
+    "asking, less what the endpoint itself took; tokens/s is while all streams are open. Ratios are against Tertulia "
+    "on SQLite in the same case. New streams begin at 100 a second. How to read more of it: docs/performance.md."
 )
 
 

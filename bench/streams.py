@@ -7,9 +7,11 @@ next one, so that nothing lost or doubled goes unseen, and its departure tells h
 import asyncio
 import time
 from array import array
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from math import ceil, floor
 
 import aiohttp
 
@@ -47,6 +49,8 @@ class Tally:
     delays: "array[float]" = field(default_factory=lambda: array("d"))
     first: list[float] = field(default_factory=list)
     """From asking to the first token, less what the endpoint itself took."""
+    by_second: Counter[int] = field(default_factory=Counter)
+    """Tokens that arrived in each second of the monotonic clock."""
     frames: int = 0
     wrong: int = 0
     """Tokens that were lost, doubled or out of order."""
@@ -61,7 +65,9 @@ class Tally:
             if last:
                 self.longest_silence = max(self.longest_silence, (arrived - last) / 1e6)
             last = arrived
-            for token in text.split():
+            tokens_here = text.split()
+            self.by_second[arrived // 1_000_000_000] += len(tokens_here)
+            for token in tokens_here:
                 number, departed, *asked_at = map(int, token.split(","))
                 self.wrong += number != expected
                 expected = number + 1
@@ -69,6 +75,11 @@ class Tally:
                 if asked_at:
                     self.first.append(_since(departed, arrived) + _lead(asked, asked_at[0]))
         self.wrong += abs(tokens - expected)
+
+    def per_second(self, begin: float, end: float) -> float:
+        """Tokens that arrived in a second on average, in whole seconds between the two."""
+        seconds = range(ceil(begin), floor(end))
+        return sum(self.by_second[second] for second in seconds) / max(1, len(seconds))
 
 
 def _since(stamp: int, arrived: int) -> float:
@@ -89,6 +100,7 @@ class Streamed:
     cpu: float
     database_cpu: float | None
     delivered_per_second: float
+    """To all readers, while all streams are open, or from the first to the last token where that is no second."""
     delay_p50: float
     delay_p99: float
     first_p50: float
@@ -118,7 +130,7 @@ async def measure(server: Server, dialect: Dialect, load: Load) -> Streamed:
         load,
         cpu / delivered * 1e6,
         None if server.database is None else database / delivered * 1e6,
-        delivered / seconds,
+        _rate_of_all(tally, load, began) or delivered / seconds,
         *percentiles(tally.delays),
         *percentiles(tally.first),
         tally.longest_silence,
@@ -127,6 +139,11 @@ async def measure(server: Server, dialect: Dialect, load: Load) -> Streamed:
         tally.wrong,
         tally.failed,
     )
+
+
+def _rate_of_all(tally: Tally, load: Load, began: float) -> float:
+    """While all streams are open: from a second after the last has begun until the first should end."""
+    return tally.per_second(began + load.streams / ARRIVALS_PER_SECOND + 1, began + load.tokens / load.rate)
 
 
 def percentiles(values: Sequence[float]) -> tuple[float, float]:
