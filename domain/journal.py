@@ -1,9 +1,9 @@
 """The journal: one flush for all replies that this process makes, and the tail of each in memory.
 
-Persist, then publish: generators append to memory, the journal commits what all of them have gathered in one
-transaction per tick, and only then are the events put where local readers look and the bells rung. One flush is in
-flight at a time. Numbers are given when a flush is put together; after an error the same numbered rows are sent
-again, so a lost answer doubles nothing. Nothing here knows models, prompts or readers.
+Persist, then publish: generators append to memory, the journal commits at each tick what all of them have gathered (of
+many in groups), and only then are the events put where local readers look, shown to those who wait, and the bells rung.
+One flush is in flight at a time. Numbers are given when a flush is put together; after an error the same numbered rows
+are sent again, so a lost answer doubles nothing. Nothing here knows models, prompts or readers.
 """
 
 import asyncio
@@ -30,15 +30,16 @@ from domain.ports import Notifier, Telemetry
 from domain.replies import HandOver, Lease, Outcome, Owner, ReplyStatus
 from domain.storage import FlushEntry, FlushReport, Storage
 from domain.topics import reply_topic, user_topic
-from domain.turns import AT_ONCE, Turns
+from domain.turns import Turns
 
 TICK_SECONDS = 0.04
 LONGEST_PAUSE_SECONDS = 0.25
-"""Between two flushes, however long they take."""
+"""Of a tick, however long its work takes; each group has its share of it."""
 READ_PATIENCE_SECONDS = 0.25
 """While a flush takes longer, models are read on without it."""
 GROUP = 128
-"""So many models are read for one flush. What all of many sent would be shown late if the last had to be read first."""
+"""So many models are read for one flush: what one sent is shown before all others are read, and who waits for the
+database or begins a reply has its turn between two groups."""
 LARGE_CHARACTERS = 4_096
 PAUSE_CHARACTERS = 262_144
 KEPT_EVENTS = 2_048
@@ -257,6 +258,9 @@ class Journal:
         self._due = 0.0
 
     def open(self, lease: Lease, shown: Folder) -> Tail:
+        """Whoever waits at the tail of an attempt that was taken over in the meantime is told to look again."""
+        if (earlier := self._tails.get(lease.reply_id)) is not None:
+            self.abandon(earlier.lease)
         tail = Tail(lease, self, shown)
         self._tails[lease.reply_id] = tail
         self._telemetry.replies_live(len(self._tails))
@@ -285,8 +289,8 @@ class Journal:
     async def run(self) -> None:
         """Flush until cancelled.
 
-        In a tick every model has its turn, in groups. At most half of the time is spent on it, so under load ticks are
-        longer and deltas larger.
+        In a tick every model has its turn, in groups. Half of the time is left to everything else, up to the longest
+        pause, so under load ticks are longer and deltas larger.
         """
         while True:
             await self._turns.wanted.wait()
@@ -299,7 +303,7 @@ class Journal:
             await self._flush_those_of(self._urgent if urgent_only else self._waiting)
             if not urgent_only:
                 spent = self.clock() - began
-                self._due = began + max(share * TICK_SECONDS, spent + min(spent, LONGEST_PAUSE_SECONDS))
+                self._due = began + max(share * TICK_SECONDS, spent + min(spent, share * LONGEST_PAUSE_SECONDS))
 
     async def _flush_those_of(self, chosen: dict[Tail, None]) -> None:
         batch = list(chosen)
@@ -331,13 +335,10 @@ class Journal:
         for tail in self.live():
             if tail.lease.key in report.to_stop:
                 tail.stop(Halt.STOP)
-        for first in range(0, len(entries), AT_ONCE):
-            some = range(first, min(first + AT_ONCE, len(entries)))
-            for place in some:
-                if report.mine[place]:
-                    batch[place].offer(entries[place])
-            self._notifier.ring(*(reply_topic(entries[place].lease.reply_id) for place in some))
-            await asyncio.sleep(0)
+        for tail, entry, mine in zip(batch, entries, report.mine, strict=True):
+            if mine:
+                tail.offer(entry)
+        self._notifier.ring(*(reply_topic(entry.lease.reply_id) for entry in entries))
         self._notifier.ring(*{user_topic(entry.lease.user_id) for entry in entries if entry.outcome is not None})
 
     async def _written(self, entries: list[FlushEntry]) -> FlushReport:

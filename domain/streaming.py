@@ -1,5 +1,6 @@
 """Following a reply: read after a cursor, wait for the bell, until the terminal event.
 
+Where the text is written by this process, a reader that can show it at once is handed it while it waits.
 A reader holds nothing but its cursor. Live, late, resumed, in a second tab or on another process, it takes these same
 lines: the memory of the process that writes where that reaches, the relay's for what is written elsewhere, the log
 where a reader has to catch up, a snapshot where none of them can serve the cursor. A slow reader gets fewer, larger

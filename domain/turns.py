@@ -7,9 +7,6 @@ committed. Nothing here knows who reads or commits.
 import asyncio
 from math import ceil
 
-AT_ONCE = 32
-"""So many go on before others have their turn: who waits for the database must not wait for all of them."""
-
 
 class Turns:
     """`wanted` is set while somebody waits; whoever commits clears it."""
@@ -32,10 +29,8 @@ class Turns:
         """Let those go on who have waited longest, as far as they get with what is there."""
         some = ceil(share * len(self._waiting))
         given, self._waiting = self._waiting[:some], self._waiting[some:]
-        for number, turn in enumerate(given, 1):
+        for turn in given:
             if not turn.done():
                 turn.set_result(None)
-            if number % AT_ONCE == 0:
-                await asyncio.sleep(0)
         await asyncio.sleep(0)
         await asyncio.sleep(0)

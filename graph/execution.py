@@ -34,7 +34,7 @@ from graph.context import Context
 from graph.encoded import EncodedResult
 from graph.errors import Unexpected, masked
 from graph.lanes import LANE
-from graph.operations import Asked, Memo
+from graph.operations import AskedOperation, Memo
 from graph.plans import Asker, Show, event_plan, object_plan
 
 ABOUT_THE_REQUEST = (MissingQueryError, CannotGetOperationTypeError, InvalidOperationTypeError)
@@ -157,13 +157,13 @@ class MaskingSchema(strawberry.Schema):
         There is no root value, and nobody here reads the extensions of a request.
         """
         allowed = tuple(OperationType if allowed_operation_types is None else allowed_operation_types)
-        asked = Asked(query, variable_values, operation_name)
+        asked = AskedOperation(query, variable_values, operation_name)
         if not isinstance(context_value, Context):
             return self._results(asked, context_value, allowed)
         return self._observed(asked, context_value.fresh(), allowed)
 
     async def _observed(
-        self, asked: Asked, context: Context, allowed: Collection[OperationType]
+        self, asked: AskedOperation, context: Context, allowed: Collection[OperationType]
     ) -> AsyncGenerator[Result, None]:
         """Reports how the operation ended. A client that leaves has a right to it."""
         ends, outcome = "ok", "error"
@@ -182,7 +182,7 @@ class MaskingSchema(strawberry.Schema):
 
     async def _results(
         self,
-        asked: Asked,
+        asked: AskedOperation,
         context: Any,  # noqa: ANN401
         allowed: Collection[OperationType],
     ) -> AsyncGenerator[Result, None]:
@@ -200,7 +200,7 @@ class MaskingSchema(strawberry.Schema):
         else:
             yield await self._result(asked, executor)
 
-    def _executor(self, asked: Asked, context: Any) -> ReplyExecutor | list[GraphQLError]:  # noqa: ANN401
+    def _executor(self, asked: AskedOperation, context: Any) -> ReplyExecutor | list[GraphQLError]:  # noqa: ANN401
         """The errors of the variables where those are wrong."""
         prepared = asked.prepared
         assert prepared is not None
@@ -216,7 +216,7 @@ class MaskingSchema(strawberry.Schema):
             executor.remember(prepared.memo or Memo())
         return cast("ReplyExecutor | list[GraphQLError]", executor)
 
-    async def _result(self, asked: Asked, executor: ReplyExecutor) -> Result:
+    async def _result(self, asked: AskedOperation, executor: ReplyExecutor) -> Result:
         try:
             executed: Any = executor.execute_operation()
             if executor.is_awaitable(executed):
@@ -225,7 +225,7 @@ class MaskingSchema(strawberry.Schema):
             return self._without_data(asked, PreExecutionError(None, [_of_graphql(error)]))
         return self._shown(asked, executed)
 
-    async def _events(self, asked: Asked, executor: ReplyExecutor) -> AsyncGenerator[Result, None]:
+    async def _events(self, asked: AskedOperation, executor: ReplyExecutor) -> AsyncGenerator[Result, None]:
         if (lane := LANE.get()) is not None:
             lane.planned = executor.planned
         try:
@@ -241,18 +241,18 @@ class MaskingSchema(strawberry.Schema):
         except Exception as error:
             yield self._without_data(asked, ExecutionResult(None, [_of_graphql(error)]))
 
-    async def _event(self, asked: Asked, executor: ReplyExecutor, event: object) -> Result:
+    async def _event(self, asked: AskedOperation, executor: ReplyExecutor, event: object) -> Result:
         executed: Any = executor.build_per_event_executor(event).execute_operation(False)
         return self._shown(asked, await executed if executor.is_awaitable(executed) else executed)
 
-    def _shown(self, asked: Asked, executed: Any) -> ExecutionResult:  # noqa: ANN401  graphql-core's
+    def _shown(self, asked: AskedOperation, executed: Any) -> ExecutionResult:  # noqa: ANN401  graphql-core's
         result = ExecutionResult(executed.data, executed.errors)
         if result.data is None and result.errors:
             return self._without_data(asked, result)
         result.errors = None if result.errors is None else [self._masked(error) for error in result.errors]
         return result
 
-    def _without_data(self, asked: Asked, result: ExecutionResult) -> ExecutionResult:
+    def _without_data(self, asked: AskedOperation, result: ExecutionResult) -> ExecutionResult:
         """Which kind a result without data is. Errors of execution have a path, those of the request have none."""
         errors = [self._masked(error) for error in result.errors or []]
         refused = isinstance(result, PreExecutionError)

@@ -85,7 +85,7 @@ def _prepared(schema: GraphQLSchema, query: str) -> Prepared:
     limits.check(document)
     varying_costs = check_costs(schema, document)
     errors = [_of_the_document(error) for error in validate(schema, document, RULES, max_errors=MAX_ERRORS)]
-    memo = None if "@skip" in query or "@include" in query else Memo()
+    memo = None if "skip" in query or "include" in query else Memo()  # an @ may stand apart from its name
     return Prepared(document, errors, varying_costs, memo)
 
 
@@ -97,7 +97,7 @@ def _of_the_document(error: GraphQLError) -> GraphQLError:
     return GraphQLError(message, nodes=error.nodes, source=error.source, positions=error.positions)
 
 
-class Asked:
+class AskedOperation:
     """One operation, as a client asks for it. `prepared` is there once `refusals` found no mistake in it."""
 
     prepared: Prepared | None = None

@@ -140,6 +140,9 @@ class Transaction(Protocol):
     def in_doubt(self) -> bool:
         """Nobody knows what was left behind: the connection must be given up."""
 
+    def failed(self) -> None:
+        """A statement of SQLAlchemy's has."""
+
     async def send(self, sql: str, arguments: Sequence[Any]) -> None: ...
 
     async def send_each(self, sql: str, arguments: Sequence[Sequence[Any]]) -> None: ...
@@ -231,6 +234,7 @@ class Connection:
         try:
             return await whole
         except DRIVER_ERRORS as error:
+            self._transaction.failed()
             raise _storage_error(error) from error
 
     # ── what the dialects say differently ──

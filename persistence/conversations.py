@@ -11,7 +11,15 @@ from typing import Any
 
 from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, delete, func, insert, select, update
 
-from domain.conversations import Conversation, GenerationSettings, ModelParams, Page, PageRequest, TitleSource
+from domain.conversations import (
+    NO_PARAMS,
+    Conversation,
+    GenerationSettings,
+    ModelParams,
+    Page,
+    PageRequest,
+    TitleSource,
+)
 from domain.errors import InvalidInput
 from domain.tool_calls import ToolChoice
 from persistence.connection import AnyRow, Connection
@@ -24,7 +32,6 @@ PURGED_AT_ONCE = 200
 
 
 _PARAMS = tuple(field.name for field in fields(ModelParams))
-_NO_PARAMS = ModelParams()
 
 
 def settings_to_json(settings: GenerationSettings) -> dict[str, Any]:
@@ -46,7 +53,7 @@ def settings_from_json(data: Mapping[str, Any]) -> GenerationSettings:
     return GenerationSettings(
         model=given("model"),
         system_prompt=given("system_prompt"),
-        params=_params_from(params) if params else _NO_PARAMS,
+        params=_params_from(params) if params else NO_PARAMS,
         tools=None if tools is None else tuple(tools),
         tool_choice=None if choice is None else ToolChoice(choice),
     )

@@ -107,7 +107,8 @@ class Database:
         return Path(self.url.database) if self.is_sqlite and self.url.database else None
 
     def connect(self, *, writing: bool, alone: bool = False) -> "Unit":
-        """One transaction, rolled back unless committed. Raises Unavailable before work, StorageError in it.
+        """One transaction, rolled back unless committed. Raises Unavailable where there is no connection to be had,
+        StorageError in the work, to which the beginning of the transaction belongs.
 
         `alone` promises that it is one statement that gives rows, after any that give none on SQLite: it is committed
         in the same round trip.

@@ -18,11 +18,17 @@ class Line(NamedTuple):
 
     connection: AsyncConnection
     driver: Any
+    options: object
 
     @property
     def is_open(self) -> bool:
         """The driver notices when a server hangs up, so nobody needs to ask the server."""
         return not (self.connection.closed or self.connection.invalidated or self.driver.is_closed())
+
+    @property
+    def is_as_it_was(self) -> bool:
+        """Options that a tool sets stay on a connection for ever."""
+        return self.connection.sync_connection is not None and _options(self.connection) == self.options
 
     async def close(self) -> None:
         with suppress(*DRIVER_ERRORS):
@@ -58,7 +64,7 @@ class Pool:
             if line.connection.in_transaction():  # as SQLAlchemy sees it
                 with suppress(*DRIVER_ERRORS):
                     await line.connection.rollback()
-            if self._closed or not line.is_open:
+            if self._closed or not line.is_open or not line.is_as_it_was:
                 await line.close()
             else:
                 self._resting.append(line)
@@ -75,7 +81,8 @@ class Pool:
     async def _opened(self) -> Line:
         connection = await self._engine.connect()
         assert connection.sync_connection is not None
-        return Line(connection, connection.sync_connection.connection.driver_connection)
+        driver = connection.sync_connection.connection.driver_connection
+        return Line(connection, driver, _options(connection))
 
     async def _place(self) -> None:
         if not self._places.locked():
@@ -83,3 +90,7 @@ class Pool:
             return
         async with asyncio.timeout(self._seconds):
             await self._places.acquire()
+
+
+def _options(connection: AsyncConnection) -> object:
+    return None if connection.sync_connection is None else connection.sync_connection.get_execution_options()

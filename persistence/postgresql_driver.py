@@ -1,7 +1,7 @@
 """Transactions on asyncpg itself: SQLAlchemy is told that each statement commits, and so sends nothing around them.
 
-What gives no rows waits for what follows it. A transaction begins with its first statement; if that is all there is to
-commit, it commits by itself. Nothing here knows what is stored.
+What gives no rows waits until something that does, or the commit, is sent. A transaction begins with its first
+statement; if that is all there is to commit, it commits by itself. Nothing here knows what is stored.
 """
 
 from collections.abc import Coroutine, Iterable, Sequence
@@ -28,6 +28,9 @@ class PostgresqlTransaction:
     @property
     def is_at_rest(self) -> bool:
         return not self.in_doubt and (self._connection.is_closed() or not self._connection.is_in_transaction())
+
+    def failed(self) -> None:
+        self.in_doubt = self.in_doubt or not self._open
 
     async def begin(self) -> None:
         """Unless it has begun. What was deferred is executed."""

@@ -117,9 +117,16 @@ class OneVisitConnection(aiosqlite.Connection):
         return result
 
     def _commit(self, connection: sqlite3.Connection) -> None:
-        if self._failed:
-            raise sqlite3.OperationalError("what has failed cannot be committed")
+        self.refuse_after_failure()
         connection.execute("COMMIT")
+
+    def failed(self) -> None:
+        """Its thread knows."""
+
+    def refuse_after_failure(self) -> None:
+        """In the thread, as PostgreSQL does it."""
+        if self._failed:
+            raise sqlite3.OperationalError("the transaction has failed")
 
     def undone(self) -> None:
         """In the thread: all since a savepoint."""
@@ -150,7 +157,7 @@ class OneVisitCursor:
         return self
 
     async def execute(self, statement: str, parameters: Sequence[Any] = ()) -> Self:
-        await self._connection.visit(lambda inner: self._executed(inner.execute(statement, parameters), statement))
+        await self._connection.visit(lambda inner: self._execute(inner, statement, parameters))
         return self
 
     async def executemany(self, statement: str, parameters: Sequence[Sequence[Any]]) -> Self:
@@ -169,7 +176,9 @@ class OneVisitCursor:
         self._rows = cursor.fetchall() if self.description else []
         cursor.close()
 
-    def _executed(self, cursor: sqlite3.Cursor, statement: str) -> None:
-        self._keep(cursor)
+    def _execute(self, inner: sqlite3.Connection, statement: str, parameters: Sequence[Any]) -> None:
+        if statement.startswith("SAVEPOINT"):
+            self._connection.refuse_after_failure()
+        self._keep(inner.execute(statement, parameters))
         if statement.startswith("ROLLBACK TO"):
             self._connection.undone()

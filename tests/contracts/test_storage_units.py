@@ -102,6 +102,15 @@ async def test_what_failed_and_was_undone_to_a_savepoint_does_not_keep_the_rest_
     assert await count(shelf.storage) == 1
 
 
+async def test_options_that_a_tool_has_set_on_its_connection_are_not_the_next_ones(shelf: Shelf) -> None:
+    async with shelf.storage.write() as work:
+        assert isinstance(work, SqlUnitOfWork)
+        await work.connection.execution_options(tool="mine")
+    async with shelf.storage.write() as work:
+        assert isinstance(work, SqlUnitOfWork)
+        assert "tool" not in work.connection.sync_connection.get_execution_options()  # type: ignore[union-attr]
+
+
 async def test_a_unit_that_did_nothing_may_be_committed(shelf: Shelf) -> None:
     async with shelf.storage.write() as work:
         await work.commit()

@@ -188,6 +188,14 @@ async def test_a_tail_whose_lease_was_lost_sends_readers_to_the_log(desk: Desk) 
     assert desk.tail.after(desk.lease.next_seq - 1) is None
 
 
+async def test_who_waits_at_the_tail_of_an_attempt_is_let_go_when_a_later_one_begins_here(desk: Desk) -> None:
+    reading = asyncio.create_task(desk.tail.offered(lambda _: True))
+    await asyncio.sleep(0)
+    desk.journal.open(replace(desk.lease, attempt=desk.lease.attempt + 1), Folder())
+    await reading
+    assert desk.tail.halt is Halt.LOST
+
+
 async def test_a_writer_far_ahead_of_the_storage_has_to_wait(desk: Desk) -> None:
     desk.storage.open.clear()
     desk.tail.append(PartAdded(0, PartKind.TEXT))

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from domain.turns import AT_ONCE, Turns
+from domain.turns import Turns
 
 
 async def test_all_who_wait_have_gone_on_when_the_turn_is_given() -> None:
@@ -12,7 +12,7 @@ async def test_all_who_wait_have_gone_on_when_the_turn_is_given() -> None:
         await turns.wait()
         gone_on.append(number)
 
-    waiting = [asyncio.create_task(wait(number)) for number in range(3 * AT_ONCE + 1)]
+    waiting = [asyncio.create_task(wait(number)) for number in range(100)]
     await turns.wanted.wait()
     assert len(turns) == len(waiting)
     await turns.give()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
 
+import pytest
 from graphql import GraphQLError, GraphQLObjectType, get_named_type, is_abstract_type, is_leaf_type
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -115,7 +116,7 @@ class Few:
 
 
 DIRECTIVES = st.sampled_from(
-    ["", "", "", "@include(if: $yes)", "@include(if: $no)", "@skip(if: $no)", "@skip(if: $yes)"]
+    ["", "", "", "@include(if: $yes)", "@include(if: $no)", "@skip(if: $no)", "@skip(if: $yes)", "@ skip(if: $yes)"]
 )
 
 
@@ -169,11 +170,11 @@ def documents(draw: st.DrawFn) -> str:
     )
 
 
-async def answered(schema: Any, document: str) -> list[tuple[bool, str]]:
+async def answered(schema: Any, document: str, *, yes: bool = True) -> list[tuple[bool, str]]:
     """Each result as JSON text, after whether it was planned."""
     context = Context(cast(Services, Few()), Caller(LOCAL, Client("test")))
     stream = schema.stream if schema is PLANNED else partial(Schema.stream, schema)
-    results = await stream(document, {"yes": True, "no": False}, context)
+    results = await stream(document, {"yes": yes, "no": False}, context)
     return [(isinstance(result, EncodedResult), shown(result)) async for result in results]
 
 
@@ -210,6 +211,17 @@ async def test_what_has_to_be_awaited_is_executed_and_nothing_else() -> None:
     executed = [json.loads(text) for planned, text in answers if not planned]
     assert [result["data"]["replyStream"]["cursor"] for result in executed] == ["a", "h", "i", "j"]
     assert executed[0]["data"]["replyStream"]["reply"] == {"text": "", "parent": None}
+
+
+@pytest.mark.parametrize("directive", ["@include", "@ include", "@\n include", "@,include"])
+async def test_the_variables_of_one_request_decide_nothing_for_the_next(directive: str) -> None:
+    document = (
+        "subscription ($yes: Boolean!) "
+        f'{{ replyStream(replyId: "msg_1") {{ cursor ... on TextDelta {{ text {directive}(if: $yes) }} }} }}'
+    )
+    shown = [["text" in text for _, text in await answered(PLANNED, document, yes=yes)] for yes in (False, True)]
+    assert not any(shown[0])
+    assert any(shown[1])
 
 
 async def test_a_value_that_the_schema_does_not_allow_is_the_error_that_execution_makes_of_it() -> None:
