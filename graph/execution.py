@@ -125,20 +125,9 @@ class MaskingSchema(strawberry.Schema):
 
     unexpected: Unexpected = staticmethod(lambda _id, _error: None)
 
-    async def execute(
-        self,
-        query: str | None,
-        variable_values: dict[str, Any] | None = None,
-        context_value: Any | None = None,  # noqa: ANN401
-        root_value: Any | None = None,  # noqa: ANN401
-        operation_name: str | None = None,
-        allowed_operation_types: Iterable[OperationType] | None = None,
-        operation_extensions: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    async def execute(self, *asked: Any, **options: Any) -> Any:  # noqa: ANN401  as `stream` has them
         """The last result of `stream`."""
-        results = await self.stream(
-            query, variable_values, context_value, root_value, operation_name, None, allowed_operation_types
-        )
+        results = await self.stream(*asked, **options)
         async with aclosing(results):
             return [result async for result in results][-1]
 

@@ -167,7 +167,7 @@ class Connection:
         return await self._whole(self._connection.execute(statement, parameters))
 
     async def send(self, statement: Executable, values: Mapping[str, Any]) -> None:
-        """Execute a statement that is made once, and gives no rows: with what follows it."""
+        """Execute a statement that is made once, and gives no rows, at the latest before what follows it."""
         own = ready(statement, self.dialect)
         await self._driven(self._transaction.send(own.sql, own.arguments(values)))
 
