@@ -32,7 +32,7 @@ from domain.storage import FlushEntry, FlushReport, Storage
 from domain.topics import reply_topic, user_topic
 from domain.turns import Turns
 
-TICK_SECONDS = 0.04
+TICK_SECONDS = 0.055
 LONGEST_PAUSE_SECONDS = 0.25
 """Of a tick, however long its work takes; each group has its share of it."""
 READ_PATIENCE_SECONDS = 0.25
