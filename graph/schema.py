@@ -27,6 +27,7 @@ from graph.messages import ReasoningPart, TextPart, ToolCallPart
 from graph.models import ModelQuery
 from graph.nodes import DATE_TIME
 from graph.replies import ReplyMutation
+from graph.resolvers import call_directly
 from graph.server import ServerQuery
 from graph.streaming import EVENT_TYPES as REPLY_EVENT_TYPES
 from graph.streaming import Subscription as ReplySubscription
@@ -59,6 +60,7 @@ def build_schema(unexpected: Unexpected | None = None) -> MaskingSchema:
     if unexpected is not None:
         schema.unexpected = unexpected
     _drop_null_defaults(schema._schema)
+    call_directly(schema._schema, schema.schema_converter)
     return schema
 
 

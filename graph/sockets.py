@@ -32,6 +32,7 @@ from graph.lanes import LANE, Lane
 
 INVALID = 4400
 FORBIDDEN = 4403
+TOO_LATE = 4408
 TRY_AGAIN = 1013
 BROKEN = 1011
 DIRECT = "tertulia.text"
@@ -112,17 +113,27 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         try:
             await super().handle()
         finally:
+            self._patience.cancel()
             if self._watched is not None:
                 self._watched.__exit__(None, None, None)
 
+    def on_request_accepted(self) -> None:
+        """A timer where Strawberry has a task for each socket."""
+        patience = self.connection_init_wait_timeout.total_seconds()
+        self._patience = asyncio.get_running_loop().call_later(patience, self._give_up)
+
+    def _give_up(self) -> None:
+        self.connection_timed_out = True
+        self._closing = asyncio.create_task(self.websocket.close(TOO_LATE, "Connection initialisation timeout"))
+
     async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
         """Who does not say who they are gets no further; whose right ends meanwhile goes no further."""
+        self._patience.cancel()
         try:
             await super().handle_connection_init(message)
         except Unavailable:
             await self.websocket.close(TRY_AGAIN, "Try again")
         if self.connection_acknowledged:
-            self.connection_init_timeout_task = None  # with the traceback of its end
             self._watched = self.context.services.watch.over(self.context.identity, self._forbid)
             self._watched.__enter__()
 

@@ -7,6 +7,7 @@ import asyncio
 import math
 import secrets
 from base64 import b64encode
+from functools import lru_cache
 from hashlib import sha256
 from importlib.resources import files
 from ipaddress import ip_address
@@ -19,7 +20,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.staticfiles import PathLike
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -180,6 +180,10 @@ class ReadableStart:
         await self._app(scope, receive, readable if scope["type"] == "lifespan" else send)
 
 
+NAME_CHARACTERS = 253
+"""Of a domain name at most: longer ones are not remembered."""
+
+
 class KnownHosts(TrustedHostMiddleware):
     """ASGI: a name that this server is not called by gets 400.
 
@@ -187,12 +191,18 @@ class KnownHosts(TrustedHostMiddleware):
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket") and _is_an_address(Headers(scope=scope).get("host", "")):
+        if scope["type"] in ("http", "websocket") and _names_an_address(scope):
             await self.app(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
 
+def _names_an_address(scope: Scope) -> bool:
+    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+    return (_is_an_address if len(host) <= NAME_CHARACTERS else _is_an_address.__wrapped__)(host)
+
+
+@lru_cache(1_024)
 def _is_an_address(host: str) -> bool:
     try:
         return not ip_address(urlsplit(f"//{host}").hostname or "").is_unspecified
