@@ -39,7 +39,7 @@ def everywhere(test: Test) -> Callable[[Run, bool, Path, pytest.MonkeyPatch], No
     def on_a_loop(run: Run, is_encrypted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tls, trusted = encrypted(tmp_path)
         monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
-        monkeypatch.setattr("providers.endpoint._LOOPBACK", frozenset())  # elsewhere the environment is listened to
+        monkeypatch.setattr("providers.client._LOOPBACK", frozenset())  # elsewhere the environment is listened to
         run(whole(tls if is_encrypted else None))
 
     return on_a_loop
