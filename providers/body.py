@@ -22,6 +22,9 @@ class Body(Protocol):
     async def more(self) -> bytes:
         """What arrives next, where nothing is left of what had arrived; nothing at the end."""
 
+    def at_end(self) -> bool:
+        """Whether nothing is left and nothing more will arrive."""
+
     def pause(self) -> None:
         """Let what arrives wait for the next read, unseen, where that is possible."""
 
@@ -46,6 +49,9 @@ class PlainBody:
 
     async def more(self) -> bytes:
         return await self._content.readany()
+
+    def at_end(self) -> bool:
+        return self._content.at_eof()
 
     def pause(self) -> None:
         pass
@@ -84,6 +90,10 @@ class DirectBody:
             self._wire.transport.resume_reading()
         more: bytes = await self._content.readany()
         return more
+
+    def at_end(self) -> bool:
+        at_end: bool = self._content.at_eof()
+        return at_end
 
     def pause(self) -> None:
         """After the end the connection may be another answer's already."""
