@@ -83,5 +83,7 @@ class Answer:
         return self._body.arrived()
 
     async def _more(self) -> bytes:
+        if self._body.at_end():
+            return b""
         async with asyncio.timeout_at(min(self._deadline, self._now() + self._read_limit)):
             return await self._body.more()

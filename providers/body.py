@@ -1,6 +1,6 @@
-"""The body of an answer as bytes, as they arrive, read past those layers of the client libraries that do nothing to it.
+"""The body of an answer as bytes, as they arrive, read past what the client library does for each packet.
 
-Knows the private parts of these libraries, and nothing of what the bytes mean.
+Knows the private parts of this library, and nothing of what the bytes mean.
 """
 
 import asyncio
@@ -9,7 +9,6 @@ from socket import socket
 from typing import Any, NamedTuple, Protocol
 
 import aiohttp
-import httpx2
 from aiohttp.connector import Connection
 
 FETCH_BYTES = 65_536
@@ -23,6 +22,9 @@ class Body(Protocol):
     async def more(self) -> bytes:
         """What arrives next, where nothing is left of what had arrived; nothing at the end."""
 
+    def at_end(self) -> bool:
+        """Whether nothing is left and nothing more will arrive."""
+
     def pause(self) -> None:
         """Let what arrives wait for the next read, unseen, where that is possible."""
 
@@ -30,26 +32,26 @@ class Body(Protocol):
 _PRIVATE = ("_read_nowait", "_low_water")
 
 
-def body_of(response: httpx2.Response) -> Body:
-    """The direct one where nothing has to be decoded, and the libraries are as they were when this was written."""
-    answer = getattr(getattr(response.stream, "_stream", None), "_aiohttp_response", None)
-    if "content-encoding" in response.headers or not isinstance(answer, aiohttp.ClientResponse):
-        return LayeredBody(response)
-    has_parts = all(hasattr(answer.content, name) for name in _PRIVATE)  # those of an empty body lack them
-    return DirectBody(answer) if has_parts else LayeredBody(response)
+def body_of(response: aiohttp.ClientResponse) -> Body:
+    """The direct one where nothing is decoded, and the library is as it was when this was written."""
+    has_parts = all(hasattr(response.content, name) for name in _PRIVATE)  # those of an empty body lack them
+    return DirectBody(response) if has_parts and "content-encoding" not in response.headers else PlainBody(response)
 
 
-class LayeredBody:
-    """What the client library makes of it, in pieces of its own size."""
+class PlainBody:
+    """What aiohttp makes of it by itself."""
 
-    def __init__(self, response: httpx2.Response) -> None:
-        self._pieces = response.aiter_bytes()
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._content = response.content
 
     def arrived(self) -> bytes:
         return b""
 
     async def more(self) -> bytes:
-        return await anext(self._pieces, b"")
+        return await self._content.readany()
+
+    def at_end(self) -> bool:
+        return self._content.at_eof()
 
     def pause(self) -> None:
         pass
@@ -64,7 +66,7 @@ class _Wire(NamedTuple):
 
 
 class DirectBody:
-    """What aiohttp makes of it.
+    """What aiohttp makes of it, with its private parts.
 
     While a plain connection is paused, packets that arrive do not wake the event loop, which costs several times what
     it costs to fetch all of them at once and hand them on as the event loop would have done.
@@ -88,6 +90,10 @@ class DirectBody:
             self._wire.transport.resume_reading()
         more: bytes = await self._content.readany()
         return more
+
+    def at_end(self) -> bool:
+        at_end: bool = self._content.at_eof()
+        return at_end
 
     def pause(self) -> None:
         """After the end the connection may be another answer's already."""

@@ -1,23 +1,18 @@
 """One OpenAI-compatible endpoint and one request to it: connect, read within time limits, report, clean up.
 
-AsyncOpenAI says what a request looks like (keys, addresses, headers, proxies) and holds the connections; once it has,
-each request is that one with another body, and the stream is read as bytes: a fifth of what its objects cost. Knows
-nothing of other providers and never makes a request twice.
+The stream is read as bytes: a fifth of what the objects of AsyncOpenAI cost. How a request is made is in `client.py`.
+Knows nothing of other providers and never makes a request twice.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
-import httpx2
+import aiohttp
 import msgspec
-from openai import APIStatusError, AsyncOpenAI, DefaultAioHttpClient
-from openai._models import FinalRequestOptions
 
 from domain.errors import ProviderError
 from domain.models import ChatChunk, ChatRequest, FinishChunk, Model, RequestStarted
@@ -25,14 +20,10 @@ from domain.ports import ProviderCall, Telemetry
 from domain.replies import Usage
 from providers.answer import Answer
 from providers.body import body_of
+from providers.client import CompletionsClient
 from providers.completions import Continuation, Demand, request_body
-from providers.errors import never_sent, option_refused, provider_failures
+from providers.errors import from_status, option_refused, provider_failures
 from providers.frames import CompletionReader
-
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_OFFICIAL_HOST = "api.openai.com"
-_CONNECTIONS = httpx2.Limits(max_connections=10_000, keepalive_expiry=30.0)
-"""How many replies are written at a time is decided elsewhere: nobody shall wait for a connection here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +64,7 @@ class Endpoint:
         self._telemetry = telemetry
         self._pace = pace
         self._demands: frozenset[Demand] = frozenset()
-        self._client = _client(provider, limits)
-        self._pattern = self._client._build_request(
-            FinalRequestOptions(method="post", url="/chat/completions", json_data={})
-        )
-        del self._pattern.headers["content-length"]
+        self._client = CompletionsClient(provider.base_url, provider.api_key, limits.connect)
 
     async def close(self) -> None:
         await self._client.close()
@@ -88,8 +75,9 @@ class Endpoint:
         When the finish reason has arrived the reply is whole: whatever fails after it costs only the usage.
         """
         reader = CompletionReader()
-        with CallMeter(self._telemetry, request, reader) as meter:
-            async with self._answer(request, deadline) as answer:
+        with CallMeter(self._telemetry, request, reader) as meter, provider_failures(self._key):
+            async with await self._accepted(request, deadline) as response:
+                answer = Answer(response.headers, body_of(response), self._limits.read, deadline)
                 yield RequestStarted(answer.request_id)
                 while (payloads := await answer.read(ending=reader.finished)) is not None:
                     for chunk in reader.read(payloads):
@@ -102,74 +90,23 @@ class Endpoint:
             meter.finished(finish)
             yield finish
 
-    @asynccontextmanager
-    async def _answer(self, request: ChatRequest, deadline: float) -> AsyncIterator[Answer]:
-        with provider_failures(self._key):
-            accepted_by = asyncio.get_running_loop().time() + self._limits.connect + self._limits.read
-            async with asyncio.timeout_at(min(deadline, accepted_by)):
-                response = await self._accepted(request)
-            try:
-                yield Answer(response.headers, body_of(response), self._limits.read, deadline)
-            finally:
-                await response.aclose()
-
-    async def _accepted(self, request: ChatRequest) -> httpx2.Response:
+    async def _accepted(self, request: ChatRequest, deadline: float) -> aiohttp.ClientResponse:
         """Raises OptionRefusedError when the endpoint turns out to demand something, which it is given from then on."""
         demands = self._demands
-        try:
-            return await self._opened(msgspec.json.encode(request_body(request, demands, self._continuation)))
-        except APIStatusError as error:
-            refusal = error.response.text.lower()
-            new = next((demand for demand in Demand if demand in refusal and demand not in demands), None)
-            if new is None:
-                raise
-            self._demands |= {new}
-            raise option_refused(new) from error
-
-    async def _opened(self, body: bytes, tries: int = 3) -> httpx2.Response:
-        """Some servers close connections that they promised to keep; what never left on one goes over another.
-
-        Raises APIStatusError, and what the HTTP client raises.
-        """
-        pattern = self._pattern
-        request = httpx2.Request(
-            pattern.method,
-            pattern.url,
-            headers=pattern.headers,
-            stream=httpx2.ByteStream(body),
-            extensions=pattern.extensions,
-        )
-        request.read()
-        try:
-            response = await self._client._client.send(request, stream=True)
-        except httpx2.RequestError as error:
-            if tries > 1 and never_sent(error):
-                return await self._opened(body, tries - 1)
-            raise
-        if response.is_success:
-            return response
-        async with aclosing(response):
-            await response.aread()
-        raise APIStatusError(f"HTTP {response.status_code}", response=response, body=None)
-
-
-def _client(provider: Provider, limits: TimeLimits) -> AsyncOpenAI:
-    """Follows no redirects, makes nothing twice, and sends the environment's OpenAI account only to OpenAI."""
-    host = urlsplit(provider.base_url).hostname or ""
-    # No limit on reads: the client would wind its clock up for every packet, where `Answer` does for every read.
-    timeout = httpx2.Timeout(connect=limits.connect, read=None, write=limits.read, pool=limits.connect)
-    client = AsyncOpenAI(
-        base_url=provider.base_url,
-        api_key=provider.api_key or "none",
-        max_retries=0,
-        timeout=timeout,
-        http_client=DefaultAioHttpClient(
-            timeout=timeout, limits=_CONNECTIONS, follow_redirects=False, trust_env=host not in _LOOPBACK
-        ),
-    )
-    if host != _OFFICIAL_HOST:
-        client.organization = client.project = None
-    return client
+        body = msgspec.json.encode(request_body(request, demands, self._continuation))
+        accepted_by = asyncio.get_running_loop().time() + self._limits.connect + self._limits.read
+        async with asyncio.timeout_at(min(deadline, accepted_by)):
+            response = await self._client.post(body)
+            if 200 <= response.status < 300:
+                return response
+            async with response:
+                refusal = await response.text(errors="replace")
+        told = refusal.lower()
+        new = next((demand for demand in Demand if demand in told and demand not in demands), None)
+        if new is None:
+            raise from_status(response.status, response.headers, refusal, self._key)
+        self._demands |= {new}
+        raise option_refused(new)
 
 
 class CallMeter:

@@ -11,9 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import aiohttp
-import httpx2
 import msgspec
-from openai import APIStatusError, OpenAIError
 
 from domain.errors import ProviderError, ReplyErrorCode
 from providers.sse import EventTooLargeError
@@ -33,14 +31,7 @@ TOO_MANY_CALLS = "The model's calls of tools go beyond all bounds; ask for less 
 TOO_MANY = "The model's provider takes no more requests from this server right now; try again later."
 QUOTA_USED_UP = "This server's quota with the model's provider is used up; the operator has to renew it."
 
-TRANSPORT_FAILURES = (
-    OpenAIError,
-    httpx2.HTTPError,
-    httpx2.StreamError,
-    httpx2.InvalidURL,
-    aiohttp.ClientError,
-    OSError,
-)
+TRANSPORT_FAILURES = (aiohttp.ClientError, OSError)
 _KEY_LIKE = re.compile(r"\b(?:sk|pk|key|rk)-[^\s\"',;]+")
 _QUOTA = re.compile(r"insufficient_quota|billing_hard_limit|exceeded your current quota", re.IGNORECASE)
 _CONTEXT = re.compile(
@@ -55,12 +46,9 @@ class OptionRefusedError(ProviderError):
 
 @contextmanager
 def provider_failures(secret: str) -> Iterator[None]:
-    """Turn what the client libraries raise into ProviderError; `secret` is kept out of the detail."""
+    """Turn what the client library raises into ProviderError; `secret` is kept out of the detail."""
     try:
         yield
-    except APIStatusError as error:
-        response = error.response
-        raise from_status(response.status_code, response.headers, response.text, secret) from error
     except EventTooLargeError as error:
         raise broke_off("an event without end") from error
     except TRANSPORT_FAILURES as error:
@@ -133,10 +121,9 @@ def unknown_model(model: str) -> ProviderError:
 
 
 def _from_transport(error: BaseException, secret: str) -> ProviderError:
-    """aiohttp's exceptions sit at the end of the chain of causes; the names they are mapped to on the way mislead."""
     chain = list(_causes(error))
     detail = redacted(" <- ".join(f"{type(link).__name__}: {link}" for link in chain), secret)
-    if any(isinstance(link, TimeoutError | httpx2.ReadTimeout) for link in chain):
+    if any(isinstance(link, TimeoutError) for link in chain):
         return ProviderError(ReplyErrorCode.PROVIDER_TIMEOUT, TOO_SLOW, retryable=True, detail=detail)
     if any(isinstance(link, aiohttp.ClientConnectorError) for link in chain):
         return ProviderError(ReplyErrorCode.PROVIDER_UNAVAILABLE, UNREACHABLE, retryable=True, detail=detail)

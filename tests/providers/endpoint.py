@@ -5,6 +5,7 @@ Each request gets the next scripted answer. Knows HTTP and the frames of a strea
 
 import asyncio
 import json
+import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -19,6 +20,9 @@ RESPONSE_MODEL = "test-model-2026"
 REQUEST_ID = "req-1"
 
 DONE = b"data: [DONE]\n\n"
+
+WINDOW_BITS = {"gzip": 31, "deflate": 15}
+"""What zlib calls the codings of HTTP."""
 
 
 class Cut:
@@ -111,6 +115,22 @@ async def _take(step: Step, request: web.Request, response: web.StreamResponse) 
         request.transport.close()
     else:
         await (step.wait() if isinstance(step, asyncio.Event) else asyncio.Event().wait())
+
+
+def compressed(coding: str, *steps: Step) -> Reply:
+    """An answer of these steps, each of which can be read as soon as it has arrived."""
+
+    async def reply(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream", "content-encoding": coding})
+        await response.prepare(request)
+        squeezer = zlib.compressobj(wbits=WINDOW_BITS[coding])
+        for step in steps:
+            whole = squeezer.compress(step) + squeezer.flush(zlib.Z_SYNC_FLUSH) if isinstance(step, bytes) else step
+            await _take(whole, request, response)
+        await response.write(squeezer.flush())
+        return response
+
+    return reply
 
 
 async def silence(_request: web.Request) -> web.StreamResponse:

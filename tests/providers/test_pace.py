@@ -20,7 +20,17 @@ from providers.chat import ChatOptions, OpenAIChatModel, Provider
 from tests.doubles import RecordingTelemetry
 from tests.providers.asking import request
 from tests.providers.certificate import encrypted
-from tests.providers.endpoint import Cut, Reply, ScriptedEndpoint, Step, finish, said, scripted_endpoint, stream
+from tests.providers.endpoint import (
+    Cut,
+    Reply,
+    ScriptedEndpoint,
+    Step,
+    compressed,
+    finish,
+    said,
+    scripted_endpoint,
+    stream,
+)
 
 Test = Callable[[ScriptedEndpoint], Coroutine[Any, Any, None]]
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -39,7 +49,7 @@ def everywhere(test: Test) -> Callable[[Run, bool, Path, pytest.MonkeyPatch], No
     def on_a_loop(run: Run, is_encrypted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tls, trusted = encrypted(tmp_path)
         monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
-        monkeypatch.setattr("providers.endpoint._LOOPBACK", frozenset())  # elsewhere the environment is listened to
+        monkeypatch.setattr("providers.client._LOOPBACK", frozenset())  # elsewhere the environment is listened to
         run(whole(tls if is_encrypted else None))
 
     return on_a_loop
@@ -136,6 +146,20 @@ async def test_an_answer_larger_than_one_turn_arrives_whole(endpoint: ScriptedEn
 
 
 @everywhere
+async def test_a_compressed_answer_larger_than_one_turn_arrives_whole(endpoint: ScriptedEndpoint) -> None:
+    word, go_on = "word " * 1_000, asyncio.Event()
+    endpoint.replies(compressed("gzip", said("Hello"), go_on, *[said(word)] * 300, said(word) * 300, finish()))
+
+    async def pace() -> None:
+        go_on.set()
+        await asyncio.sleep(0)
+
+    async with paced(endpoint, pace) as model:
+        chunks = await read(model)
+    assert text_of(chunks) == "Hello" + word * 600
+
+
+@everywhere
 async def test_a_connection_that_was_read_at_a_pace_is_used_again(endpoint: ScriptedEndpoint) -> None:
     for _ in range(3):
         endpoint.replies(stream(said("Hello"), said(" there"), finish()))
@@ -147,6 +171,24 @@ async def test_a_connection_that_was_read_at_a_pace_is_used_again(endpoint: Scri
         for _ in range(3):
             assert text_of(await read(model)) == "Hello there"
             await heard()
+    assert len({received.connection for received in endpoint.requests}) == 1
+
+
+@everywhere
+async def test_a_connection_whose_answer_ended_between_two_turns_is_used_again(endpoint: ScriptedEndpoint) -> None:
+    go_on, sent = asyncio.Event(), asyncio.Event()
+    endpoint.replies(ending(sent, said("Hello"), go_on), stream(said("Hello"), finish()))
+
+    async def pace() -> None:
+        go_on.set()
+        await sent.wait()
+        await heard()
+
+    async with paced(endpoint, pace) as model:
+        with pytest.raises(ProviderError):
+            await read(model)
+        await heard()
+        assert text_of(await read(model)) == "Hello"
     assert len({received.connection for received in endpoint.requests}) == 1
 
 
