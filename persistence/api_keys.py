@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, delete, insert, or_, select, update
+from sqlalchemy import Select, bindparam, delete, insert, or_, select, update
 
 from domain.accounts import ApiKey
-from persistence.connection import AnyRow, Connection
+from persistence.connection import AnyRow, Connection, listed, shared_clock
 from persistence.tables import PRESENT, api_keys, users
 
 
@@ -37,13 +37,13 @@ class SqlApiKeys:
         return [_key_from(row) for row in rows]
 
     async def by_hash(self, key_hash: str) -> ApiKey | None:
-        query = self._usable(api_keys).where(api_keys.c.hash == key_hash)
-        row = (await self._connection.execute(query)).one_or_none()
-        return None if row is None else _key_from(row)
+        given = {"of_hash": key_hash} | self._connection.our_clock()
+        rows = await self._connection.fetch(_BY_HASH[self._connection.is_sqlite], given)
+        return _key_from(rows[0]) if rows else None
 
     async def alive(self, key_ids: Sequence[str]) -> set[str]:
-        query = self._usable(api_keys.c.id).where(self._connection.among(api_keys.c.id, key_ids))
-        return set((await self._connection.execute(query)).scalars())
+        given = {"ids": key_ids} | self._connection.our_clock()
+        return {row.id for row in await self._connection.fetch(_ALIVE[self._connection.is_sqlite], given)}
 
     async def touch(self, key_id: str, at: datetime) -> None:
         await self._connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(last_used_at=at))
@@ -52,13 +52,27 @@ class SqlApiKeys:
         theirs = (api_keys.c.user_id == user_id) & (api_keys.c.id == key_id)
         return (await self._connection.execute(delete(api_keys).where(theirs))).rowcount == 1
 
-    def _usable(self, *what: Any) -> Select[*tuple[Any, ...]]:  # noqa: ANN401  tables and columns
-        later = api_keys.c.expires_at > self._connection.now()
-        return _present(*what).where(or_(api_keys.c.expires_at.is_(None), later))
-
 
 def _present(*what: Any) -> Select[*tuple[Any, ...]]:  # noqa: ANN401  tables and columns
     return select(*what).join(users, users.c.id == api_keys.c.user_id).where(PRESENT)
+
+
+def _usable(*what: Any, is_sqlite: bool) -> Select[*tuple[Any, ...]]:  # noqa: ANN401  tables and columns
+    later = api_keys.c.expires_at > shared_clock(is_sqlite=is_sqlite)
+    return _present(*what).where(or_(api_keys.c.expires_at.is_(None), later))
+
+
+def _alive(*, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
+    """Asked before every operation of a socket, so it is made once."""
+    return _usable(api_keys.c.id, is_sqlite=is_sqlite).where(listed(api_keys.c.id, "ids", is_sqlite=is_sqlite))
+
+
+def _by_hash(*, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
+    return _usable(api_keys, is_sqlite=is_sqlite).where(api_keys.c.hash == bindparam("of_hash"))
+
+
+_ALIVE = {is_sqlite: _alive(is_sqlite=is_sqlite) for is_sqlite in (True, False)}
+_BY_HASH = {is_sqlite: _by_hash(is_sqlite=is_sqlite) for is_sqlite in (True, False)}
 
 
 def _key_from(row: AnyRow) -> ApiKey:

@@ -57,6 +57,7 @@ REFUSALS = (
     *(DataError, IntegrityError, UnicodeError, OverflowError),
     *(sqlite3.DataError, sqlite3.IntegrityError),
 )
+OUR_CLOCK = "our_clock"
 DATA_CLASSES = ("22", "23")
 """SQLSTATE classes that are about the values: data exceptions, violated constraints (PostgreSQL, appendix A)."""
 
@@ -252,6 +253,17 @@ class Connection:
         if self.is_sqlite:
             return literal(datetime.now(UTC) - ago, Instant())
         return func.clock_timestamp(type_=DateTime(timezone=True)) - ago
+
+    def our_clock(self) -> dict[str, object]:
+        """What `shared_clock` needs to be given."""
+        return {OUR_CLOCK: datetime.now(UTC)} if self.is_sqlite else {}
+
+
+def shared_clock(*, is_sqlite: bool) -> ColumnElement[datetime]:
+    """The instant as `Connection.now` has it, of a statement that is made once."""
+    if is_sqlite:
+        return bindparam(OUR_CLOCK, type_=Instant())
+    return func.clock_timestamp(type_=DateTime(timezone=True))
 
 
 def listed(column: ColumnElement[str], name: str, *, is_sqlite: bool) -> ColumnElement[bool]:

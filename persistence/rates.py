@@ -80,18 +80,18 @@ class SqlRates:
 
     async def _read(self, key: str, *, held: bool = False) -> Counter | None:
         sqlite = self._connection.is_sqlite
-        row = (await self._connection.execute(_READ[sqlite, held], {"of_key": key})).one_or_none()
-        if row is None:
+        rows = await self._connection.fetch(_READ[sqlite, held], {"of_key": key})
+        if not rows:
             return None
-        now = datetime.now(UTC) if sqlite else row.now
-        return Counter(row.hits, max([now.timestamp(), *row.hits[-1:]]))
+        hits, now = rows[0].hits, datetime.now(UTC) if sqlite else rows[0].now
+        return Counter(hits, max([now.timestamp(), *hits[-1:]]))
 
     async def _store(self, key: str, hits: list[float], expires_at: datetime | None = None) -> None:
         stored = {"of_key": key, "counted": hits}
         if expires_at is None:
-            await self._connection.execute(_STORE, stored)
+            await self._connection.send(_STORE, stored)
         else:
-            await self._connection.execute(_STORE_UNTIL, stored | {"until": expires_at})
+            await self._connection.send(_STORE_UNTIL, stored | {"until": expires_at})
 
 
 def _read(*, sqlite: bool, held: bool) -> Select[*tuple[Any, ...]]:
@@ -101,8 +101,10 @@ def _read(*, sqlite: bool, held: bool) -> Select[*tuple[Any, ...]]:
 
 
 _READ = {(sqlite, held): _read(sqlite=sqlite, held=held) for sqlite in (True, False) for held in (True, False)}
-_STORE = update(rates).where(rates.c.key == bindparam("of_key")).values(hits=bindparam("counted"))
-_STORE_UNTIL = _STORE.values(expires_at=bindparam("until"))
+_STORE = (
+    update(rates).where(rates.c.key == bindparam("of_key")).values(hits=bindparam("counted", type_=rates.c.hits.type))
+)
+_STORE_UNTIL = _STORE.values(expires_at=bindparam("until", type_=rates.c.expires_at.type))
 
 
 def _is(key: str) -> ColumnElement[bool]:

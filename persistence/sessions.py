@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, delete, insert, select, update
 
 from domain.account_storage import RefreshToken
 from domain.accounts import Session
-from persistence.connection import AnyRow, Connection
+from persistence.connection import AnyRow, Connection, listed, shared_clock
 from persistence.tables import PRESENT, refresh_tokens, sessions, users
 
 
@@ -39,8 +39,8 @@ class SqlSessions:
         return [_session_from(row) for row in (await self._connection.execute(newest_first)).all()]
 
     async def alive(self, session_ids: Sequence[str]) -> set[str]:
-        query = self._usable(sessions.c.id).where(self._connection.among(sessions.c.id, session_ids))
-        return set((await self._connection.execute(query)).scalars())
+        given = {"ids": session_ids} | self._connection.our_clock()
+        return {row.id for row in await self._connection.fetch(_ALIVE[self._connection.is_sqlite], given)}
 
     async def by_token(self, token_hash: str) -> RefreshToken | None:
         """The token is read after its session is held: what another use of it wrote meanwhile is seen."""
@@ -81,8 +81,22 @@ class SqlSessions:
         )
 
     def _usable(self, *what: Any) -> Select[*tuple[Any, ...]]:  # noqa: ANN401  tables and columns
-        there = select(*what).join(users, users.c.id == sessions.c.user_id)
-        return there.where(PRESENT, sessions.c.expires_at > self._connection.now())
+        return _usable(self._connection.now(), *what)
+
+
+def _usable(now: ColumnElement[datetime], *what: Any) -> Select[*tuple[Any, ...]]:  # noqa: ANN401  tables and columns
+    there = select(*what).join(users, users.c.id == sessions.c.user_id)
+    return there.where(PRESENT, sessions.c.expires_at > now)
+
+
+def _alive(*, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
+    """Asked before every operation of a socket, so it is made once."""
+    return _usable(shared_clock(is_sqlite=is_sqlite), sessions.c.id).where(
+        listed(sessions.c.id, "ids", is_sqlite=is_sqlite)
+    )
+
+
+_ALIVE = {is_sqlite: _alive(is_sqlite=is_sqlite) for is_sqlite in (True, False)}
 
 
 async def remove_sessions(connection: Connection, which: ColumnElement[bool]) -> None:
