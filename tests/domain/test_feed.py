@@ -350,7 +350,7 @@ async def do(talk: Talk, deed: str, made: list[str], number: int) -> None:
         await talk.say(conversation_id=made[number % len(made)])
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(deeds=deeds, cuts=st.sets(st.integers(0, 60)))
 async def test_what_a_reader_has_joined_with_what_comes_after_equals_the_whole(
     tmp_path_factory: pytest.TempPathFactory, deeds: list[str], cuts: set[int]
