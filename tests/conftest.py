@@ -10,12 +10,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from domain import reply_service
+from providers import mcp
 from tests.doubles import ScriptedModel, answer
 from tests.loopback import keep_to_loopback
+from tests.patience import PATIENCE_SECONDS
 from tests.serving import Serving, serving, settings_for
 
 LONGEST = "tests/system/test_many_servers.py"
-UNHURRIED = 60.0
 
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
@@ -41,7 +42,8 @@ def own_environment() -> Iterator[None]:
 def own_patience() -> Iterator[None]:
     """Machines that run tests stall for seconds: servers wait longer where they would answer before all is done."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reply_service, "STOP_PATIENCE_SECONDS", UNHURRIED)
+        patch.setattr(reply_service, "STOP_PATIENCE_SECONDS", PATIENCE_SECONDS)
+        patch.setattr(mcp, "PATIENCE_SECONDS", PATIENCE_SECONDS)
         yield
 
 

@@ -36,8 +36,6 @@ WHO = "{ viewer { id } }"
 FEED = """subscription ($after: String, $id: ID) {
   conversationEvents(after: $after, conversationId: $id) { __typename cursor } }"""
 STREAM = "subscription ($id: ID!) { replyStream(replyId: $id) { __typename cursor } }"
-PATIENCE_SECONDS = 60.0
-"""Until what comes by itself has come: machines that run tests stall."""
 _numbers = count(1)
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from domain import authentication
 from tests.graph.protocol import Socket
+from tests.patience import PATIENCE_SECONDS
 from tests.security.people import (
     CHANGE,
     FEED,
     LOGOUT,
-    PATIENCE_SECONDS,
     SEND,
     STREAM,
     Person,

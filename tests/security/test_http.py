@@ -14,11 +14,11 @@ import pytest_asyncio
 from graph.operations import PUBLIC
 from graph.schema import build_schema
 from tests.graph.protocol import SSE
+from tests.patience import PATIENCE_SECONDS
 from tests.security.people import (
     FEED,
     LOGOUT,
     PASSWORD,
-    PATIENCE_SECONDS,
     SEND,
     STREAM,
     Person,

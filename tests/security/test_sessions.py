@@ -12,10 +12,10 @@ import pytest
 import pytest_asyncio
 
 from tests.doubles import ScriptedModel
+from tests.patience import PATIENCE_SECONDS
 from tests.security.people import (
     CHANGE,
     LOGOUT,
-    PATIENCE_SECONDS,
     Person,
     code_of,
     guarded,
