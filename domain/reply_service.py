@@ -1,24 +1,23 @@
 """What clients ask to be done with replies: send, edit, regenerate, stop.
 
 Each is one unit of work: the conversation is the viewer's, a repeated idempotency key answers with the earlier
-result, else the messages and a QUEUED reply are stored, committed, and only then the bell is rung. Making the reply
-is the worker's business.
+result, else the messages and a reply are stored and committed. The reply is STREAMING where it waits for nobody and
+this process has a place for it, else QUEUED, and a bell is rung. Making it is the worker's business.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
-from domain.conversation_service import UNTITLED, ConversationService, in_conversation, owned
+from domain.answers import Answers
+from domain.conversation_service import ConversationService, in_conversation, owned
 from domain.conversations import (
-    Change,
     Conversation,
     GenerationSettings,
     Message,
     MessagePart,
     PartKind,
     Role,
-    TitleSource,
-    title_from,
 )
 from domain.errors import (
     ContextTooLong,
@@ -38,14 +37,16 @@ from domain.inputs import (
     fingerprint,
 )
 from domain.limits import Allowances
+from domain.places import Place, Places
 from domain.ports import Clock, Ids, Notifier, TokenCounter
-from domain.prompting import MESSAGE_OVERHEAD, Prompter, budget, count_tokens
+from domain.prompting import MESSAGE_OVERHEAD, budget, count_tokens
 from domain.replies import FinishReason, Reply, ReplyStatus
-from domain.storage import Storage, Turn, UnitOfWork
+from domain.storage import KnownKey, Storage, Turn, UnitOfWork
 from domain.streaming import ReplyStream
 from domain.topics import QUEUE, STOP, reply_topic, user_topic
 
 STOP_PATIENCE_SECONDS = 2.0
+Command: TypeAlias = SendMessage | EditMessage | RegenerateReply | ContinueReply
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +81,27 @@ class ReplyService:
         conversations: ConversationService,
         stream: ReplyStream,
         tokens: TokenCounter,
-        prompter: Prompter,
+        answers: Answers,
         allowances: Allowances,
         clock: Clock,
         ids: Ids,
         rules: Rules,
+        places: Places,
     ) -> None:
+        self._places = places
         self._storage = storage
         self._notifier = notifier
         self._conversations = conversations
         self._stream = stream
         self._tokens = tokens
-        self._prompter = prompter
+        self._answers = answers
         self._allowances = allowances
         self._clock = clock
         self._ids = ids
         self._rules = rules
 
     async def send_message(self, user_id: str, command: SendMessage) -> Sent:
-        """Store a user's message and queue the reply to it; a new conversation begins when none is named.
+        """Store a user's message and a reply to it that is to be made; a new conversation begins when none is named.
 
         Replies above it that are not settled are waited for, or stopped in the same unit of work, or a reason to raise
         ReplyInProgress, as `on_busy` says. That is decided while the conversation is held.
@@ -114,7 +117,7 @@ class ReplyService:
         draft = Draft(command.text, tokens, command.metadata, command.idempotency_key)
         stopped: list[str] = []
 
-        async def store(work: UnitOfWork) -> Sent:
+        async def store(work: UnitOfWork, place: Place | None) -> Sent:
             begins = command.conversation_id is None and not seeds.messages
             if command.conversation_id is not None:
                 conversation = await owned(work, user_id, command.conversation_id, lock=True)
@@ -127,7 +130,7 @@ class ReplyService:
             parent_id = command.parent_id or conversation.leaf_id
             stopped.extend(await _make_way(work, parent_id, command.on_busy))
             said = self._said(conversation, parent_id, draft)
-            return await self._add_turn(work, conversation, said, settings, begins=begins)
+            return _sent(await self._answers.add_turn(work, conversation, said, settings, place, begins=begins))
 
         sent = await self._once(user_id, "sendMessage", command, store)
         if stopped:
@@ -135,7 +138,7 @@ class ReplyService:
         return sent
 
     async def edit_message(self, user_id: str, command: EditMessage) -> Sent:
-        """Store another version of a user's message beside it, and queue a reply to that."""
+        """Store another version of a user's message beside it, and a reply to that."""
         self._rules.check(command)
         original = await self._message(user_id, command.message_id, "messageId")
         if original.role is not Role.USER:
@@ -145,14 +148,15 @@ class ReplyService:
         tokens = await self._fitting(settings, command.text)
         draft = Draft(command.text, tokens, original.metadata, command.idempotency_key)
 
-        async def store(work: UnitOfWork) -> Sent:
+        async def store(work: UnitOfWork, place: Place | None) -> Sent:
             locked = await owned(work, user_id, original.conversation_id, lock=True)
-            return await self._add_turn(work, locked, self._said(locked, original.parent_id, draft), settings)
+            said = self._said(locked, original.parent_id, draft)
+            return _sent(await self._answers.add_turn(work, locked, said, settings, place))
 
         return await self._once(user_id, "editMessage", command, store)
 
     async def regenerate_reply(self, user_id: str, command: RegenerateReply) -> Sent:
-        """Queue another reply beside an earlier one."""
+        """Have another reply made beside an earlier one."""
         self._rules.check(command)
         earlier = await self._message(user_id, command.reply_id, "replyId")
         if earlier.role is not Role.ASSISTANT or earlier.parent_id is None:
@@ -160,9 +164,10 @@ class ReplyService:
         conversation = await self._conversations.get(user_id, earlier.conversation_id)
         settings = self._conversations.resolved(command.settings, conversation.settings)
 
-        async def store(work: UnitOfWork) -> Sent:
+        async def store(work: UnitOfWork, place: Place | None) -> Sent:
             locked = await owned(work, user_id, earlier.conversation_id, lock=True)
-            return await self._add_reply(work, locked, earlier.parent_id, settings, command.instruction)
+            wish = command.instruction
+            return _sent(await self._answers.add_reply(work, locked, earlier.parent_id, settings, wish, place))
 
         return await self._once(user_id, "regenerateReply", command, store)
 
@@ -176,11 +181,10 @@ class ReplyService:
         if earlier.reply is None or not _broke_off(earlier.reply):
             raise InvalidInput("Only a reply that failed, was stopped or got too long can be continued.", "replyId")
         settings = self._conversations.resolved(GenerationSettings(), earlier.reply.settings)
-        instruction = earlier.reply.instruction
 
-        async def store(work: UnitOfWork) -> Sent:
+        async def store(work: UnitOfWork, _place: Place | None) -> Sent:
             locked = await owned(work, user_id, earlier.conversation_id, lock=True)
-            return await self._add_reply(work, locked, earlier.parent_id, settings, instruction, earlier)
+            return replace(_sent(await self._answers.add_continued(work, locked, earlier, settings)), stored=None)
 
         return await self._once(user_id, "continueReply", command, store)
 
@@ -204,28 +208,25 @@ class ReplyService:
         self,
         user_id: str,
         operation: str,
-        command: SendMessage | EditMessage | RegenerateReply | ContinueReply,
-        store: Callable[[UnitOfWork], Awaitable[Sent]],
+        command: Command,
+        store: Callable[[UnitOfWork, Place | None], Awaitable[Sent]],
     ) -> Sent:
-        """One unit of work, done and counted at most once per idempotency key; then the bell."""
+        """One unit of work, done and counted at most once per key; then the reply begins or a bell rings."""
         key = command.idempotency_key
-        async with self._storage.write() as work:
-            if key is not None:
-                known = await work.keys.reserve(user_id, operation, key, fingerprint(command))
-                if known is not None and known.fingerprint != fingerprint(command):
-                    raise IdempotencyMismatch
-                if known is not None:
-                    result = known.result
-                    return Sent(
-                        result["conversation_id"] or "", result["message_id"], result["reply_id"] or "", replayed=True
-                    )
-            await self._allowances.count_send(work, user_id)
-            sent = await store(work)
-            if key is not None:
-                ids = {name: getattr(sent, name) for name in ("conversation_id", "message_id", "reply_id")}
-                await work.keys.keep(user_id, operation, key, ids)
-            await work.commit()
-        self._notifier.ring(QUEUE, user_topic(user_id))
+        with self._places.hold() as place:
+            async with self._storage.write() as work:
+                if key is not None:
+                    known = await work.keys.reserve(user_id, operation, key, fingerprint(command))
+                    if known is not None:
+                        return _replayed(known, command)
+                await self._allowances.count_send(work, user_id)
+                sent = await store(work, place)
+                if key is not None:
+                    ids = {name: getattr(sent, name) for name in ("conversation_id", "message_id", "reply_id")}
+                    await work.keys.keep(user_id, operation, key, ids)
+                await work.commit()
+        queued = place is None or place.lease is None
+        self._notifier.ring(*((QUEUE,) if queued else ()), user_topic(user_id))
         return sent
 
     def _said(self, conversation: Conversation, parent_id: str | None, draft: Draft) -> Message:
@@ -240,89 +241,6 @@ class ReplyService:
             metadata=draft.metadata,
             idempotency_key=draft.idempotency_key,
         )
-
-    async def _add_turn(
-        self,
-        work: UnitOfWork,
-        conversation: Conversation,
-        message: Message,
-        settings: GenerationSettings,
-        *,
-        begins: bool = False,
-    ) -> Sent:
-        """A user's message with a reply to it, at the end of a conversation that is held, or that begins with them."""
-        untitled = conversation.title_source is TitleSource.FIRST_WORDS and conversation.title == UNTITLED
-        title = title_from(message.text) if untitled else conversation.title
-        answer = self._answer(conversation, message.id, settings, None)
-        turn = Turn(_ends_with(replace(conversation, title=title), answer), message, answer, begins)
-        reserved = await self._reserved(work, conversation, answer, message)
-        work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, message.id)
-        work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, answer.id)
-        await work.turns.add(turn, reserved)
-        return Sent(conversation.id, message.id, answer.id, stored=turn)
-
-    async def _add_reply(
-        self,
-        work: UnitOfWork,
-        conversation: Conversation,
-        parent_id: str | None,
-        settings: GenerationSettings,
-        instruction: str | None,
-        beginning: Message | None = None,
-    ) -> Sent:
-        """Another reply to a message. It is empty, or begins with what an earlier reply has."""
-        answer = self._answer(conversation, parent_id, settings, instruction)
-        if beginning is not None:
-            answer = replace(answer, token_count=beginning.token_count)
-        turn = Turn(_ends_with(conversation, answer), None, answer)
-        reserved = await self._reserved(work, conversation, answer, None)
-        work.feed.add(conversation.user_id, Change.MESSAGE_ADDED, conversation.id, answer.id)
-        await work.turns.add(turn, reserved)
-        if beginning is None:
-            return Sent(conversation.id, None, answer.id, stored=turn)
-        await work.log.begin(answer.id, beginning.parts)
-        return Sent(conversation.id, None, answer.id)
-
-    def _answer(
-        self, conversation: Conversation, parent_id: str | None, settings: GenerationSettings, instruction: str | None
-    ) -> Message:
-        """An assistant message without content, with its QUEUED reply."""
-        now, reply_id = self._clock.now(), self._ids.new("msg")
-        reply = Reply(
-            id=reply_id,
-            conversation_id=conversation.id,
-            status=ReplyStatus.QUEUED,
-            settings=settings,
-            instruction=instruction,
-            behind_id=None,
-            attempt=0,
-            rescues=0,
-            requests=0,
-            stop_requested=False,
-            queued_at=now,
-        )
-        return Message(
-            id=reply_id,
-            conversation_id=conversation.id,
-            parent_id=parent_id,
-            role=Role.ASSISTANT,
-            created_at=now,
-            parts=(),
-            token_count=0,
-            metadata={},
-            reply=reply,
-            cursor=0,
-        )
-
-    async def _reserved(
-        self, work: UnitOfWork, conversation: Conversation, answer: Message, last: Message | None
-    ) -> int:
-        """What the reply has to reserve, with the messages above it as they are now; `last` is the one that is new."""
-        tokens, reply, user_id = 0, answer.reply, conversation.user_id
-        if self._allowances.limits_tokens_of(user_id) and reply is not None:
-            last = last or await in_conversation(work, user_id, conversation, answer.parent_id or "", "replyId")
-            tokens = await self._prompter.most(work, last, reply.settings, reply.instruction, answer.token_count)
-        return await self._allowances.reserve(work, user_id, tokens)
 
     async def _fitting(self, settings: GenerationSettings, text: str) -> int:
         """The message's tokens. Raises ContextTooLong when it cannot be sent even without any history."""
@@ -343,9 +261,16 @@ class ReplyService:
         return found[message_id]
 
 
-def _ends_with(conversation: Conversation, answer: Message) -> Conversation:
-    now = answer.created_at
-    return replace(conversation, leaf_id=answer.id, updated_at=now, last_activity_at=now)
+def _sent(turn: Turn) -> Sent:
+    said_id = None if turn.message is None else turn.message.id
+    return Sent(turn.conversation.id, said_id, turn.answer.id, stored=turn)
+
+
+def _replayed(known: KnownKey, command: Command) -> Sent:
+    if known.fingerprint != fingerprint(command):
+        raise IdempotencyMismatch
+    result = known.result
+    return Sent(result["conversation_id"] or "", result["message_id"], result["reply_id"] or "", replayed=True)
 
 
 def _broke_off(reply: Reply) -> bool:

@@ -41,7 +41,7 @@ class FlushReport:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a command adds to a conversation: a user's message, if any, and the answer below it with its QUEUED reply.
+    """What a command adds to a conversation: a user's message, if any, and the answer below it with its reply.
 
     `conversation` is as it is afterwards; it `begins` with the turn, or is held by the unit.
     """
@@ -191,10 +191,11 @@ WHOLE_LOG = 2**31 - 1
 
 
 class Turns(Protocol):
-    async def add(self, turn: Turn, reserved_tokens: int = 0) -> None:
-        """The reply waits for the first of `unsettled_above`. Comes last: the unit's users are told of it by now.
+    async def add(self, turn: Turn, reserved_tokens: int = 0, owner: str | None = None) -> None:
+        """Comes last: the unit's users are told of it by now.
 
-        `reserved_tokens` count as used by the conversation's user until it ends.
+        `reserved_tokens` count as used by the conversation's user until it ends. A reply that is STREAMING as it is
+        stored is the `owner`'s, as if claimed: its log begins with that event.
         """
         ...
 

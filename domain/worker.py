@@ -9,14 +9,14 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any, TypeVar
 
 from domain.approvals import ApprovalService
 from domain.generation import ReplyGenerator
 from domain.journal import Halt, Journal
+from domain.places import Places
 from domain.ports import Clock, Notifier, Telemetry
-from domain.replies import Attempt, Lease, Owner
+from domain.replies import Attempt, Lease
 from domain.rescue import Rescuer
 from domain.storage import Storage
 from domain.topics import QUEUE, STOP, reply_topic, user_topic
@@ -52,11 +52,10 @@ class ReplyWorker:
         clock: Clock,
         telemetry: Telemetry,
         retention: Retention,
-        max_live: int,
-        owner: Owner,
+        places: Places,
     ) -> None:
-        self._owner = owner
-        self.draining = False
+        self._owner = places.owner
+        self.places = places
         self._drained = False
         self.failure = asyncio.Event()
         """Set when the worker has failed: its process must be replaced."""
@@ -67,12 +66,11 @@ class ReplyWorker:
         self._clock = clock
         self._telemetry = telemetry
         self._retention = retention
-        self._max_live = max_live
         self._rescuer = rescuer
         self._approvals = approvals
-        self._making: dict[Attempt, asyncio.Task[None]] = {}
         self._claiming = asyncio.Lock()
         self._hurried = asyncio.Event()
+        places.open(self._make, self._left)
 
     async def run(self) -> None:
         """Work until cancelled. On an embedded database every earlier lease is over: recovery begins at once.
@@ -82,6 +80,7 @@ class ReplyWorker:
         try:
             await self._run()
         except Exception as error:
+            self.places.closed = True
             self.failure.set()
             self._telemetry.work_failed(error)
 
@@ -102,9 +101,14 @@ class ReplyWorker:
         return self._owner.id
 
     @property
+    def draining(self) -> bool:
+        """Nothing more is begun here."""
+        return self.places.closed
+
+    @property
     def live(self) -> int:
         """How many replies are being made."""
-        return len(self._making)
+        return len(self.places)
 
     async def drain(self, grace_seconds: float, least_seconds: float = 0) -> None:
         """Claim nothing more, let live replies end for a while, then hand the rest over; after that nothing is left.
@@ -113,12 +117,12 @@ class ReplyWorker:
         """
         if self._drained:
             return
-        self.draining = self._drained = True
+        self.places.closed = self._drained = True
         noticed = asyncio.create_task(self._unhurried(least_seconds))
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS), self._claiming:
-                pass
-        making = set(self._making.values())
+                await self.places.none_held()
+        making = self.places.making
         if making:
             making = await self._unless_hurried(making, grace_seconds)
         for tail in self._journal.live():
@@ -163,19 +167,20 @@ class ReplyWorker:
 
     async def _claim(self) -> int:
         async with self._claiming:
-            room = min(CLAIM_AT_ONCE, self._max_live - len(self._making))
-            if self.draining or room <= 0:
-                return 0
-            async with self._storage.write() as work:
-                leases = await work.replies.claim(self._owner.id, room)
-                await work.commit()
+            with self.places.claim(CLAIM_AT_ONCE) as room:
+                leases = await self._claimed(room) if room else []
+                self.places.crowded = len(leases) == room
             for lease in leases:
-                task = asyncio.create_task(self._make(lease), name=f"reply {lease.reply_id}")
-                self._making[lease.key] = task
-                task.add_done_callback(partial(self._made, lease.key))
+                self.places.begin(lease)
         self._notifier.ring(*(reply_topic(lease.reply_id) for lease in leases))
         self._notifier.ring(*{user_topic(lease.user_id) for lease in leases})
         return len(leases)
+
+    async def _claimed(self, most: int) -> list[Lease]:
+        async with self._storage.write() as work:
+            leases = await work.replies.claim(self._owner.id, most)
+            await work.commit()
+        return leases
 
     async def _make(self, lease: Lease) -> None:
         """Make the reply; one that did not reach its end here is nobody's, so that the next sweep takes it over."""
@@ -189,8 +194,7 @@ class ReplyWorker:
             self._notifier.ring_here(reply_topic(lease.reply_id))
             await self._tried(self._disown(lease.key))
 
-    def _made(self, attempt: Attempt, _task: asyncio.Task[None]) -> None:
-        self._making.pop(attempt, None)
+    def _left(self) -> None:
         self._notifier.ring(QUEUE)
 
     async def _disown(self, *attempts: Attempt) -> None:
@@ -213,7 +217,7 @@ class ReplyWorker:
             tails = self._journal.live()
             async with self._storage.peek() as work:
                 held = {(h.reply_id, h.attempt): h.stop_requested for h in await work.replies.held(self._owner.id)}
-            unknown = [attempt for attempt in held if attempt not in self._making]
+            unknown = [attempt for attempt in held if not self.places.know(attempt)]
         for tail in tails:
             lease = tail.lease
             if lease.key not in held and tail.outcome is None:

@@ -111,10 +111,15 @@ class SqlToolCalls:
         await self._connection.execute(allowing.on_conflict_do_nothing())
 
     async def _user_of(self, lease: Lease) -> str | None:
-        """Whose conversation it is by now, with the owner's heartbeat locked; None when the lease was lost."""
+        """Whose conversation it is by now, with the owner's heartbeat locked; None when the lease was lost.
+
+        The reply is locked too: its end, which comes from elsewhere when its generator was cancelled in this call,
+        must find the calls that are there.
+        """
         mine = leases().where(replies.c.id == lease.reply_id, replies.c.attempt == lease.attempt)
         query = mine.join(conversations, conversations.c.id == replies.c.conversation_id)
         query = query.with_only_columns(conversations.c.user_id, maintain_column_froms=True)
+        query = query.with_for_update(key_share=True, of=replies)
         return (await self._connection.execute(query, {"owner": lease.owner})).scalar_one_or_none()
 
 

@@ -5,9 +5,9 @@ On PostgreSQL that is one statement, which also tells the user of it, on SQLite 
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, Insert, Table, Update, bindparam, false, insert, update
+from sqlalchemy import BindParameter, Insert, Table, Update, bindparam, false, insert, literal_column, update
 
 from domain.conversations import Conversation, Message
 from domain.replies import Reply
@@ -17,10 +17,7 @@ from persistence.conversations import settings_to_json
 from persistence.events import parts_to_json
 from persistence.feed import TELLING, SqlFeed
 from persistence.paths import Jump, jump_under, jump_under_new
-from persistence.replies import unsettled_above
-from persistence.tables import Id, conversations, messages, replies
-
-ABOVE = "above_id"
+from persistence.tables import Id, conversations, messages, replies, reply_events
 
 
 class SqlTurns:
@@ -28,33 +25,42 @@ class SqlTurns:
         self._connection = connection
         self._feed = feed
 
-    async def add(self, turn: Turn, reserved_tokens: int = 0) -> None:
-        begins, said = turn.begins, turn.message is not None
-        rows = _rows(turn, reserved_tokens)
+    async def add(self, turn: Turn, reserved_tokens: int = 0, owner: str | None = None) -> None:
+        parts = _Parts(turn.begins, turn.message is not None, owner is not None)
+        rows = _rows(turn, reserved_tokens) | {"reply_owner": owner}
         if self._connection.is_sqlite:
-            for statement in _one_by_one(begins=begins, said=said):
+            for statement in _one_by_one(parts):
                 await self._connection.send(statement, rows)
         else:
             told = await self._feed.told()
-            await self._connection.send(_together(begins=begins, said=said), rows | told)
+            await self._connection.send(_together(parts), rows | told)
+
+
+class _Parts(NamedTuple):
+    """What there is of a turn: a new conversation, a user's message, a reply that is claimed as it is stored."""
+
+    begins: bool
+    said: bool
+    claimed: bool
 
 
 @cache
-def _together(*, begins: bool, said: bool) -> Insert:
+def _together(parts: _Parts) -> Insert:
     """All as one, and what is told of it: PostgreSQL looks at foreign keys at the end of a statement."""
-    *others, last = [*_one_by_one(begins=begins, said=said), TELLING]
+    *others, last = [*_one_by_one(parts), TELLING]
     return last.add_cte(*(other.cte(f"row_{number}") for number, other in enumerate(others)))
 
 
 @cache
-def _one_by_one(*, begins: bool, said: bool) -> list[Insert | Update]:
+def _one_by_one(parts: _Parts) -> list[Insert | Update]:
     """In the order in which rows need each other."""
-    beginning = _BEGINNING if begins else _CHANGE
-    if not said:
-        return [beginning, _adding_message("answer", jump_under(_parent_of("answer"))), _REPLY]
+    beginning = _BEGINNING if parts.begins else _CHANGE
+    reply = [_REPLY, _BEGUN] if parts.claimed else [_REPLY]
+    if not parts.said:
+        return [beginning, _adding_message("answer", jump_under(_parent_of("answer"))), *reply]
     its = jump_under(_parent_of("said"))
     answer = _adding_message("answer", jump_under_new(_parent_of("answer"), its))
-    return [beginning, _adding_message("said", its), answer, _REPLY]
+    return [beginning, _adding_message("said", its), answer, *reply]
 
 
 def _adding(table: Table, prefix: str, columns: tuple[str, ...], **more: Any) -> Insert:  # noqa: ANN401  any expression
@@ -76,9 +82,9 @@ _MESSAGE = (
     *("id", "conversation_id", "parent_id", "role", "created_at", "parts", "token_count", "metadata"),
     "idempotency_key",
 )
-_QUEUED = (
-    *("id", "conversation_id", "status", "settings", "instruction", "attempt", "rescues", "requests"),
-    *("stop_requested", "queued_at", "user_id", "reserved_tokens"),
+_MADE = (
+    *("id", "conversation_id", "status", "settings", "instruction", "behind_id", "attempt", "rescues", "requests"),
+    *("stop_requested", "queued_at", "started_at", "owner", "user_id", "reserved_tokens"),
 )
 _BEGINNING = _adding(conversations, "talk", _CONVERSATION)
 _CHANGE = (
@@ -89,9 +95,15 @@ _CHANGE = (
 _REPLY = _adding(
     replies,
     "reply",
-    _QUEUED,
-    behind_id=unsettled_above(bindparam(ABOVE, type_=Id)).limit(1).scalar_subquery(),
+    _MADE,
     swept=false(),  # beside others in a statement SQLAlchemy fills in no default
+)
+_BEGUN = insert(reply_events).values(
+    reply_id=bindparam("reply_id", type_=Id),
+    seq=literal_column("1"),
+    attempt=bindparam("reply_attempt", type_=replies.c.attempt.type),
+    kind=literal_column("'status'"),
+    text=bindparam("reply_status", type_=replies.c.status.type),
 )
 
 
@@ -99,11 +111,9 @@ def _rows(turn: Turn, reserved_tokens: int) -> dict[str, Any]:
     """The values of all rows, each under the name of its kind and its column."""
     reply = turn.answer.reply
     assert reply is not None
-    first = turn.message or turn.answer
     said = {} if turn.message is None else _message("said", turn.message)
     own = {"reply_user_id": turn.conversation.user_id, "reply_reserved_tokens": reserved_tokens}
-    above = {ABOVE: first.parent_id}
-    return _conversation(turn.conversation) | said | _message("answer", turn.answer) | _reply(reply) | own | above
+    return _conversation(turn.conversation) | said | _message("answer", turn.answer) | _reply(reply) | own
 
 
 def _conversation(conversation: Conversation) -> dict[str, Any]:
@@ -129,9 +139,11 @@ def _reply(reply: Reply) -> dict[str, Any]:
         "reply_status": reply.status.value,
         "reply_settings": settings_to_json(reply.settings),
         "reply_instruction": reply.instruction,
+        "reply_behind_id": reply.behind_id,
         "reply_attempt": reply.attempt,
         "reply_rescues": reply.rescues,
         "reply_requests": reply.requests,
         "reply_stop_requested": reply.stop_requested,
         "reply_queued_at": reply.queued_at,
+        "reply_started_at": reply.started_at,
     }

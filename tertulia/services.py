@@ -14,6 +14,7 @@ import structlog
 from uuid_utils import uuid7
 
 from domain.account_service import AccountService
+from domain.answers import Answers
 from domain.approvals import ApprovalService
 from domain.authentication import Authenticator, Watch
 from domain.conversation_service import ConversationService
@@ -23,6 +24,7 @@ from domain.generation import ReplyGenerator
 from domain.inputs import Rules
 from domain.journal import Journal
 from domain.limits import Allowances, UserLimits
+from domain.places import Places
 from domain.ports import ChatModel, Clock, Ids, Notifier, TokenCounter
 from domain.prompting import Prompter
 from domain.relay import Relay
@@ -125,13 +127,14 @@ async def open_services(
             toolbox=toolbox or await open_toolbox(settings, registry, stack),
         )
         owner = Owner(ids.new("work"))
+        places = Places(owner, settings.max_live_replies)
         journal = Journal(ports.background, ports.notifier, telemetry, owner, turns)
         relay = Relay(ports.background, ports.notifier, telemetry)
         prompter = Prompter(ports.model, ports.tokens)
         allowances = Allowances(ports.storage, _user_limits(settings))
         accounts = open_accounts(settings, database, ports.storage, ports.notifier, clock, ids, stack)
-        services = _services(settings, ports, journal, relay, prompter, allowances, accounts)
-        worker = _worker(settings, ports, journal, prompter, allowances, services.approvals, owner)
+        services = _services(settings, ports, journal, relay, prompter, allowances, accounts, places)
+        worker = _worker(settings, ports, journal, prompter, allowances, services.approvals, places)
         await stack.enter_async_context(_going_on(relay.run(), "relay"))
         await stack.enter_async_context(_going_on(services.watch.run(), "watch"))
         if settings.worker:
@@ -147,6 +150,7 @@ def _services(
     prompter: Prompter,
     allowances: Allowances,
     accounts: tuple[AccountService, Authenticator],
+    places: Places,
 ) -> Services:
     storage, notifier, clock, ids, tokens = ports.storage, ports.notifier, ports.clock, ports.ids, ports.tokens
     rules, telemetry = Rules(settings.max_message_characters), ports.telemetry
@@ -155,13 +159,16 @@ def _services(
         storage, notifier, ports.model, tokens, allowances, clock, ids, rules, defaults, ports.toolbox
     )
     stream = ReplyStream(storage, notifier, journal, relay, telemetry)
+    answers = Answers(prompter, allowances, clock, ids)
     account_service, authenticator = accounts
     return Services(
         accounts=account_service,
         authenticator=authenticator,
         watch=Watch(authenticator, clock, telemetry),
         conversations=conversations,
-        replies=ReplyService(storage, notifier, conversations, stream, tokens, prompter, allowances, clock, ids, rules),
+        replies=ReplyService(
+            storage, notifier, conversations, stream, tokens, answers, allowances, clock, ids, rules, places
+        ),
         stream=stream,
         feed=ConversationFeed(storage, notifier, relay, clock, telemetry),
         allowances=allowances,
@@ -181,7 +188,7 @@ def _worker(
     prompter: Prompter,
     allowances: Allowances,
     approvals: ApprovalService,
-    owner: Owner,
+    places: Places,
 ) -> ReplyWorker:
     storage, tokens, clock, ids, telemetry = ports.background, ports.tokens, ports.clock, ports.ids, ports.telemetry
     recovery = settings.recovery
@@ -193,13 +200,12 @@ def _worker(
         ReplyGenerator(
             storage, journal, ports.model, tokens, prompter, tools, allowances, clock, ids, telemetry, recovery
         ),
-        Rescuer(storage, ports.notifier, tokens, prompter, ids, telemetry, owner, recovery),
+        Rescuer(storage, ports.notifier, tokens, prompter, ids, telemetry, places.owner, recovery),
         approvals,
         clock,
         telemetry,
         _retention(settings),
-        settings.max_live_replies,
-        owner,
+        places,
     )
 
 

@@ -21,6 +21,7 @@ from tests.domain.door import ADA, Door
 from tests.domain.people import Accounts, accounts_in
 from tests.doubles import ScriptedModel, Step, WordCounter, answer, calling
 from tests.patience import PATIENCE_SECONDS
+from tests.postgres import drop_database, new_database
 from tests.serving import settings_for
 from tests.toolbox import StubTool, StubToolbox
 
@@ -115,3 +116,17 @@ async def door(tmp_path: Path, migrated: list[Path], tmp_path_factory: pytest.Te
         await work.commit()
     yield made
     await database.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/test.db"
+        return
+    server: str = request.getfixturevalue("postgres")
+    made = await new_database(server)
+    database = Database(made)
+    await schema.upgrade(database)
+    await database.close()
+    yield made
+    await drop_database(server, made)

@@ -101,7 +101,7 @@ async def test_a_reply_that_was_stopped_while_it_was_asked_for_spends_its_prompt
 
 async def test_a_reply_that_was_stopped_in_the_queue_spends_nothing(tmp_path: Path, model: ScriptedModel) -> None:
     async with serving_ann(tmp_path, model, tokens_per_day=1_000) as ann:
-        ann.running.worker.draining = True
+        ann.running.worker.places.closed = True
         sent = await ann.send()
         assert (await ann.use()).reserved == NEED
         await ann.replies.stop_reply(ANN, sent.reply_id)

@@ -12,8 +12,6 @@ from domain.inputs import OnBusy
 from domain.replies import ReplyStatus
 from domain.reply_service import Sent
 from domain.topics import STOP, reply_topic
-from persistence import schema
-from persistence.database import Database
 from persistence.notifier import LocalNotifier
 from tertulia.services import TimeOrderedIds, open_services
 from tests.domain.conftest import ME, Talk
@@ -21,7 +19,6 @@ from tests.domain.test_replies import status_of, streaming
 from tests.domain.test_streaming import gated
 from tests.doubles import ScriptedModel, WordCounter, answer, heard
 from tests.patience import PATIENCE_SECONDS
-from tests.postgres import drop_database, new_database
 from tests.serving import settings_for
 
 
@@ -46,20 +43,6 @@ def ids() -> Ids:
 @pytest.fixture
 def notifier() -> LocalNotifier:
     return LocalNotifier()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/test.db"
-        return
-    server: str = request.getfixturevalue("postgres")
-    made = await new_database(server)
-    database = Database(made)
-    await schema.upgrade(database)
-    await database.close()
-    yield made
-    await drop_database(server, made)
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ async def pair(tmp_path: Path, postgres: str) -> AsyncIterator[Pair]:
         models = ScriptedModel(), ScriptedModel()
         opened = [open_services(settings, model=model, tokens=WordCounter()) for model in models]
         maker, other = [Talk(await stack.enter_async_context(o), m) for o, m in zip(opened, models, strict=True)]
-        other.running.worker.draining = True
+        other.running.worker.places.closed = True
         yield Pair(maker, other)
 
 
@@ -93,7 +93,7 @@ async def test_readers_of_a_server_that_stops_see_the_reply_go_on_elsewhere(pair
     readers = Reader(pair.maker, sent.reply_id), Reader(pair.other, sent.reply_id)
     for reader in readers:
         await reader.sees("one ")
-    pair.other.running.worker.draining = False
+    pair.other.running.worker.places.closed = False
     await pair.maker.running.worker.drain(0)
     await asyncio.gather(*(reader.done for reader in readers))
     assert [reader.text for reader in readers] == ["one two", "one two"]

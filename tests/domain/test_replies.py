@@ -301,11 +301,11 @@ async def test_a_reply_that_failed_is_continued_beside_it_from_its_text(talk: Ta
 
 async def test_a_reader_of_a_continued_reply_sees_the_earlier_text_at_once(talk: Talk, model: ScriptedModel) -> None:
     failed = await failed_after(talk, model, "Half a ")
-    talk.running.worker.draining = True
+    talk.running.worker.places.closed = True
     sent = await talk.running.services.replies.continue_reply(ME, ContinueReply(failed.id))
     message = await talk.message(sent.reply_id)
     assert (message.text, status_of(message), message.token_count) == ("Half a ", ReplyStatus.QUEUED, 2)
-    talk.running.worker.draining = False
+    talk.running.worker.places.closed = False
 
 
 async def test_a_reply_may_be_continued_again_and_again_and_write_as_much_each_time(

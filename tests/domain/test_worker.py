@@ -139,7 +139,7 @@ async def test_a_reply_stopped_in_the_queue_keeps_what_it_had_shown(tmp_path: Pa
     settings = settings_for(tmp_path)
     reply_id = await stopped_in_mid_reply(settings)
     async with open_services(settings, model=ScriptedModel(), tokens=WordCounter()) as running:
-        running.worker.draining = True
+        running.worker.places.closed = True
         await running.services.replies.stop_reply(ME, reply_id)
         message = await running.services.conversations.message(ME, reply_id)
     assert (message.text, status_of(message), message.token_count) == ("Half a ", ReplyStatus.STOPPED, 2)
@@ -162,12 +162,12 @@ async def test_even_then_what_has_shown_nothing_is_handed_over(tmp_path: Path) -
 async def test_a_claim_whose_answer_was_lost_is_found_and_made(tmp_path: Path) -> None:
     model = ScriptedModel(answer("Hello"))
     async with open_services(settings_for(tmp_path), model=model, tokens=WordCounter()) as running:
-        running.worker.draining = True
+        running.worker.places.closed = True
         sent = await Talk(running, model).send()
         async with running.storage.write() as work:
             await work.replies.claim(running.worker.owner, 1)
             await work.commit()
-        running.worker.draining = False
+        running.worker.places.closed = False
         reply = await Talk(running, model).settled(sent.reply_id)
     assert reply.text == "Hello"
 

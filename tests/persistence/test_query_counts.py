@@ -4,11 +4,25 @@ from dataclasses import replace
 from datetime import timedelta
 
 from domain.conversations import Change, PageRequest, Role
+from domain.events import LoggedEvent, StatusChanged
 from domain.feed import Reader
+from domain.replies import ReplyStatus
 from domain.storage import Turn, UnitOfWork
 from domain.streaming import cursor_at
 from domain.tool_calls import ToolCallStatus
-from tests.contracts.storing import ANSWER, BEGINNING, DONE, ME, Pen, Shelf, a_call, a_message, a_reply
+from tests.contracts.storing import (
+    ANSWER,
+    BEGINNING,
+    DONE,
+    ME,
+    OWNER,
+    Pen,
+    Shelf,
+    a_call,
+    a_conversation,
+    a_message,
+    a_reply,
+)
 from tests.persistence.statements import sent_statements
 
 LATER = BEGINNING + timedelta(days=1)
@@ -75,6 +89,23 @@ async def test_a_turn_and_the_telling_of_it_are_one_statement_and_on_sqlite_one_
             await work.turns.add(turn)
             await work.commit()
     assert len(sent) == (4 + telling(shelf) if shelf.database.is_sqlite else 1)
+
+
+async def test_a_turn_whose_reply_is_claimed_as_it_is_stored_costs_no_statement_more_but_for_its_first_row(
+    shelf: Shelf,
+) -> None:
+    await shelf.beat()
+    conversation = a_conversation()
+    said = a_message(conversation.id)
+    answer = a_message(conversation.id, said.id, role=Role.ASSISTANT, parts=())
+    reply = a_reply(answer, status=ReplyStatus.STREAMING, attempt=1)
+    async with shelf.storage.write() as work:
+        with sent_statements() as sent:
+            work.feed.add(ME, Change.MESSAGE_ADDED, conversation.id, said.id)
+            await work.turns.add(Turn(conversation, said, replace(answer, reply=reply), begins=True), 0, OWNER)
+            await work.commit()
+    assert len(sent) == (5 + telling(shelf) if shelf.database.is_sqlite else 1)
+    assert await shelf.log(reply.id) == [LoggedEvent(1, 1, StatusChanged(ReplyStatus.STREAMING))]
 
 
 async def test_a_claim_is_two_statements_and_on_sqlite_three_however_many_it_takes(shelf: Shelf) -> None:

@@ -7,7 +7,7 @@ REMEMBER = """
     CREATE TABLE claims (reply_id text, owner text);
     CREATE FUNCTION remember_claim() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN INSERT INTO claims VALUES (NEW.id, NEW.owner); RETURN NULL; END $$;
-    CREATE TRIGGER remember_claim AFTER UPDATE OF owner ON replies
+    CREATE TRIGGER remember_claim AFTER INSERT OR UPDATE OF owner ON replies
         FOR EACH ROW WHEN (NEW.owner IS NOT NULL) EXECUTE FUNCTION remember_claim()"""
 
 
