@@ -19,11 +19,16 @@ T = TypeVar("T")
 Deferred = Callable[[sqlite3.Connection], object]
 
 
-def connect(file: str, **options: Any) -> aiosqlite.Connection:  # noqa: ANN401  as sqlite3.connect has them
-    """To be awaited, as what `aiosqlite.connect` returns; its thread does not keep the process alive."""
+async def connect(file: str, **options: Any) -> aiosqlite.Connection:  # noqa: ANN401  as sqlite3.connect has them
+    """Its thread keeps no process alive. When this raises, it has nothing more to say to a loop that may end."""
     connection = OneVisitConnection(lambda: sqlite3.connect(file, **options), 64)
     connection._thread.daemon = True
-    return connection
+    try:
+        return await connection
+    except BaseException:
+        if connection.end is not None:
+            await connection.end
+        raise
 
 
 class OneVisitConnection(aiosqlite.Connection):
@@ -34,6 +39,8 @@ class OneVisitConnection(aiosqlite.Connection):
     in_doubt = False
     alone = False
     """Whether the next visit is a unit of its own, which it commits."""
+    end: "asyncio.Future[Any] | None" = None
+    """What its thread says last, once it was told to stop."""
     _in_transaction = False
     _failed = False
     """Of its transaction, as its thread knows it."""
@@ -49,6 +56,10 @@ class OneVisitConnection(aiosqlite.Connection):
     def is_at_rest(self) -> bool:
         """Always: a rollback is not waited for."""
         return True
+
+    def stop(self) -> "asyncio.Future[Any] | None":
+        self.end = super().stop()
+        return self.end
 
     def is_closed(self) -> bool:
         """As asyncpg's."""

@@ -7,12 +7,19 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+from domain import reply_service
+from providers import mcp
 from tests.doubles import ScriptedModel, answer
 from tests.loopback import keep_to_loopback
+from tests.patience import PATIENCE_SECONDS
 from tests.serving import Serving, serving, settings_for
 
 LONGEST = "tests/system/test_many_servers.py"
+
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,6 +35,15 @@ def own_environment() -> Iterator[None]:
             if name.startswith(("TERTULIA_", "OPENAI_", "DATABASE_URL")) and not name.startswith("TERTULIA_TEST_"):
                 patch.delenv(name)
         keep_to_loopback(patch)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_patience() -> Iterator[None]:
+    """Machines that run tests stall for seconds: servers wait longer where they would answer before all is done."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reply_service, "STOP_PATIENCE_SECONDS", PATIENCE_SECONDS)
+        patch.setattr(mcp, "PATIENCE_SECONDS", PATIENCE_SECONDS)
         yield
 
 

@@ -3,28 +3,28 @@
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gql.transport.exceptions import TransportConnectionFailed, TransportQueryError
 
-from domain import account_service
+from domain import authentication
 from domain.account_service import AccountService, SignedIn
-from domain.accounts import Client
+from domain.accounts import ACCESS_LIFETIME, Client
+from domain.ports import Clock
 from domain.streaming import Push, ReplyStream, StreamedEvent
 from tests.clients.gql_client import send, watch
 from tests.clients.scripts import Scripts
 from tests.gated import GatedModel
+from tests.security.test_sessions import ShiftedClock
 from tests.serving import Serving, serving, settings_for
 
 EMAIL, PASSWORD = "ada@example.com", "correct horse battery"
 PIECES = ["Nothing ", "is lost, ", "nothing ", "is doubled."]
-LIFETIME = 6
-"""Seconds of the first access token: time enough for a reply to begin, also on a busy machine."""
 SOCKETS, STREAMS = ["apollo", "urql", "relay"], ["multipart", "sse"]
 WAYS = [*SOCKETS, *STREAMS]
+LOGIN = "mutation ($input: LoginInput!) { login(input: $input) { accessToken errors { message } } }"
 REGISTER = "mutation ($input: RegisterInput!) { register(input: $input) { accessToken errors { message } } }"
 LOGOUT = "mutation { logout(input: {everywhere: true}) { errors { message } } }"
 STORED = "query ($id: ID!) { message(id: $id) { status text } }"
@@ -55,9 +55,11 @@ class Observed:
 
 
 @asynccontextmanager
-async def serving_accounts(folder: Path, model: GatedModel, **changes: Any) -> AsyncIterator[Serving]:
+async def serving_accounts(
+    folder: Path, model: GatedModel, clock: Clock | None = None, **changes: Any
+) -> AsyncIterator[Serving]:
     settings = settings_for(folder, auth="password", registration="open", **changes)
-    async with serving(settings, model) as server:
+    async with serving(settings, model, clock=clock) as server:
         yield server
 
 
@@ -65,23 +67,25 @@ async def serving_accounts(folder: Path, model: GatedModel, **changes: Any) -> A
 async def test_a_token_that_ends_in_mid_stream_costs_no_text_and_one_refresh(
     way: str, scripts: Scripts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, observed = GatedModel(), Observed()
+    """It ends when the client has seen the first piece, and the rest is for who has a new one."""
+    model, observed, clock = GatedModel(), Observed(), ShiftedClock()
     reply = model.will_answer(way, PIECES)
-    async with serving_accounts(tmp_path, model) as server:
+    monkeypatch.setattr(authentication, "LOOK_SECONDS", 0.05)
+    async with serving_accounts(tmp_path, model, clock) as server:
         observed.watch(server.running.services.accounts, server.running.services.stream, monkeypatch)
-        registered = await server.ask(REGISTER, input={"email": EMAIL, "password": PASSWORD})
-        monkeypatch.setattr(account_service, "ACCESS_LIFETIME", timedelta(seconds=LIFETIME))
+        await server.ask(REGISTER, input={"email": EMAIL, "password": PASSWORD})
         lines: list[Any] = []
         async for line in scripts.lines("signed-in.mjs", f"{server.url}/graphql", EMAIL, PASSWORD, way):
             lines.append(line)
-            if "signedIn" in line:
-                monkeypatch.setattr(account_service, "ACCESS_LIFETIME", timedelta(minutes=15))
-            if "seen" in line and (line["seen"] < len(PIECES[0]) or observed.refreshed):
+            if "seen" in line and observed.refreshed:
                 reply.seen(line["seen"])
+            elif line.get("seen") == len(PIECES[0]):
+                clock.shift = ACCESS_LIFETIME
             if "viewers" in line:
                 reply.seen(len(PIECES[0]))
         held = lines[-1]
-        bearer = {"authorization": f"Bearer {registered['register']['accessToken']}"}
+        signed_in = await server.ask(LOGIN, input={"email": EMAIL, "password": PASSWORD})
+        bearer = {"authorization": f"Bearer {signed_in['login']['accessToken']}"}
         stored = (await server.ask(STORED, bearer, id=held["replyId"]))["message"]
     assert stored == {"status": "COMPLETE", "text": reply.text}
     assert {name: held[name] for name in stored} == stored

@@ -48,7 +48,7 @@ LOST_ATTEMPT = HandOver(Usage(estimated=True), requests=1)
 AWAITS = HandOver(Usage(4, 2), requests=1, token_count=2, awaits_approval=True)
 ANSWER = (PartAdded(0, PartKind.TEXT), TextDelta(0, "Good "), TextDelta(0, "morning"))
 
-law = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+law = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 only_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 only_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 _numbers = count(1)

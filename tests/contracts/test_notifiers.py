@@ -13,7 +13,8 @@ from persistence.notifier import LocalNotifier, PostgresNotifier
 from tests.contracts.conftest import run_alone
 
 LONG = 30.0
-HANG_UP = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tertulia-bell'"
+HANG_UP = "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE application_name = 'tertulia-bell'"
+"""Waits until all have gone, so that who rings next rings no bell that is cut already."""
 
 
 @asynccontextmanager

@@ -232,7 +232,7 @@ async def test_units_may_be_cancelled_at_any_moment_without_losing_a_connection(
 ) -> None:
     url = database.url.render_as_string(hide_password=False)
     chance = random.Random(7)
-    async with opened(url, pool_size=2, pool_seconds=5) as storage:
+    async with opened(url, pool_size=2) as storage:
 
         async def unit() -> None:
             async with storage.write() as work:
@@ -297,7 +297,7 @@ async def test_a_statement_on_other_tables_may_be_cancelled_at_any_moment(databa
     """It costs its connection, and nobody else anything."""
     url = database.url.render_as_string(hide_password=False)
     chance = random.Random(7)
-    async with opened(url, pool_size=2, pool_seconds=5) as storage:
+    async with opened(url, pool_size=2) as storage:
 
         async def unit() -> None:
             async with storage.write() as work:

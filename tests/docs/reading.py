@@ -17,6 +17,7 @@ from providers.local import LOCAL_MODEL
 from tests.clients.conftest import find_node, missing
 from tests.docs.pages import ROOT, Block
 from tests.doubles import ScriptedModel, Step, answer, heard
+from tests.patience import PATIENCE_SECONDS
 from tests.serving import Serving
 
 END = "that was the whole answer"
@@ -79,7 +80,7 @@ class Shell:
         assert self._process.stdout is not None
         pasted = text.replace(ADDRESS, self._address)
         self._process.stdin.write(f"{pasted}\necho {END}\n".encode())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             printed = await self._process.stdout.readuntil(f"{END}\n".encode())
         return printed.decode().removesuffix(f"{END}\n")
 
@@ -105,7 +106,7 @@ async def run_program(program: Block, server: Serving) -> str:
     text = program.text.replace(ADDRESS, server.url.removeprefix("http://"))
     command = [sys.executable, "-c"] if program.language == "python" else [node(), "--input-type=module", "--eval"]
     process = await asyncio.create_subprocess_exec(*command, text, cwd=CLIENTS, stdout=PIPE, stderr=STDOUT)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         printed, _ = await process.communicate()
     return printed.decode()
 

@@ -16,6 +16,7 @@ from domain.reply_service import Sent
 from persistence.tables import users
 from tertulia.services import Running, open_services
 from tests.doubles import ScriptedModel, WordCounter
+from tests.patience import PATIENCE_SECONDS
 from tests.serving import settings_for
 
 ANN = "user_ann"
@@ -49,7 +50,7 @@ class Ann:
         return await self.replies.send_message(ANN, SendMessage(text, **fields))
 
     async def settled(self, reply_id: str) -> Message:
-        await self.running.services.stream.settled(reply_id, 10)
+        await self.running.services.stream.settled(reply_id, PATIENCE_SECONDS)
         return await self.running.services.conversations.message(ANN, reply_id)
 
     async def say(self, text: str = "Hi", **fields: Any) -> Message:

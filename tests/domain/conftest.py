@@ -20,6 +20,7 @@ from tertulia.services import Running, open_services
 from tests.domain.door import ADA, Door
 from tests.domain.people import Accounts, accounts_in
 from tests.doubles import ScriptedModel, Step, WordCounter, answer, calling
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import drop_database, new_database
 from tests.serving import settings_for
 from tests.toolbox import StubTool, StubToolbox
@@ -49,7 +50,7 @@ class Talk:
         return await self.settled(sent.reply_id)
 
     async def settled(self, reply_id: str) -> Message:
-        await self.running.services.stream.settled(reply_id, 10)
+        await self.running.services.stream.settled(reply_id, PATIENCE_SECONDS)
         return await self.message(reply_id)
 
     async def message(self, message_id: str) -> Message:

@@ -18,6 +18,7 @@ from tertulia.services import open_services
 from tests.domain.budgeting import ANN, ANSWER, NEED, NOTHING, OVERHEADS, QUESTION, SYSTEM, Ann, Waiting, serving_ann
 from tests.domain.test_streaming import gated
 from tests.doubles import ScriptedModel, Step, WordCounter, answer
+from tests.patience import PATIENCE_SECONDS
 from tests.serving import settings_for
 
 
@@ -130,7 +131,7 @@ async def test_deleting_a_conversation_settles_what_its_replies_had_reserved(
         sent = await ann.send()
         await ann.shows(sent.reply_id, "one two")
         await ann.running.services.conversations.delete(ANN, sent.conversation_id)
-        await ann.running.services.stream.settled(sent.reply_id, 10)
+        await ann.running.services.stream.settled(sent.reply_id, PATIENCE_SECONDS)
         assert await ann.used() == SYSTEM + QUESTION + OVERHEADS + 2
 
 

@@ -18,6 +18,7 @@ from tests.domain.conftest import ME, Talk
 from tests.domain.test_replies import status_of, streaming
 from tests.domain.test_streaming import gated
 from tests.doubles import ScriptedModel, WordCounter, answer, heard
+from tests.patience import PATIENCE_SECONDS
 from tests.serving import settings_for
 
 
@@ -149,8 +150,8 @@ async def test_the_owner_and_the_readers_of_what_is_interrupted_are_told(
 ) -> None:
     async with notifier.listen(STOP) as owner, notifier.listen(reply_topic(first.reply_id)) as reader:
         await talk.send("Second", conversation_id=first.conversation_id, on_busy=OnBusy.INTERRUPT)
-        assert await owner.wait(10)
-        assert await reader.wait(10)
+        assert await owner.wait(PATIENCE_SECONDS)
+        assert await reader.wait(PATIENCE_SECONDS)
 
 
 async def test_a_message_that_cannot_be_stored_interrupts_nothing(talk: Talk, first: Sent, ids: Ids) -> None:

@@ -31,6 +31,7 @@ from domain.streaming import cursor_at
 from tertulia.services import open_services
 from tests.domain.conftest import ME, Talk
 from tests.doubles import ScriptedModel, Step, WordCounter, answer
+from tests.patience import PATIENCE_SECONDS
 from tests.serving import settings_for
 
 
@@ -75,7 +76,7 @@ def follow(talk: Talk, after: str | None = None, conversation_id: str | None = N
 
 async def read_until(stream: AsyncGenerator[FeedEvent, None], is_last: Callable[[Happened], bool]) -> list[FeedEvent]:
     read = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         async for told in stream:
             read.append(told)
             if is_last(told.event):
@@ -137,7 +138,7 @@ async def test_a_reader_who_listens_hears_of_every_status_of_a_reply(talk: Talk,
     await anext(stream)
     sent = await talk.send()
     seen: list[ReplyStatus] = []
-    async with aclosing(stream), asyncio.timeout(10):
+    async with aclosing(stream), asyncio.timeout(PATIENCE_SECONDS):
         async for told in stream:
             if isinstance(told.event, MessageAdded | MessageUpdated) and told.event.message.id == sent.reply_id:
                 assert told.event.message.reply is not None
@@ -350,7 +351,7 @@ async def do(talk: Talk, deed: str, made: list[str], number: int) -> None:
         await talk.say(conversation_id=made[number % len(made)])
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(deeds=deeds, cuts=st.sets(st.integers(0, 60)))
 async def test_what_a_reader_has_joined_with_what_comes_after_equals_the_whole(
     tmp_path_factory: pytest.TempPathFactory, deeds: list[str], cuts: set[int]
@@ -365,7 +366,7 @@ async def test_what_a_reader_has_joined_with_what_comes_after_equals_the_whole(
             if number in cuts:
                 sidebar_after(await caught_up(talk, restless.cursor or cursor), restless)
         for sent in talk.sent:
-            await running.services.stream.settled(sent.reply_id, 10)
+            await running.services.stream.settled(sent.reply_id, PATIENCE_SECONDS)
         whole = await caught_up(talk, cursor)
         sidebar_after(await caught_up(talk, restless.cursor or cursor), restless)
         for cut, told in enumerate(whole):

@@ -13,6 +13,7 @@ from tests.domain.budgeting import ANN, NEED, serving_ann
 from tests.domain.conftest import ME
 from tests.domain.test_streaming import gated
 from tests.doubles import ScriptedModel, answer
+from tests.patience import PATIENCE_SECONDS
 
 # ── sends ──
 
@@ -75,7 +76,7 @@ async def test_without_accounts_nobody_is_limited(tmp_path: Path, model: Scripte
     async with serving_ann(tmp_path, model, sends_per_minute=1, max_live_replies_per_user=1, tokens_per_day=1) as ann:
         for _ in range(3):
             sent = await ann.replies.send_message(ME, SendMessage("Hi"))
-            await ann.running.services.stream.settled(sent.reply_id, 10)
+            await ann.running.services.stream.settled(sent.reply_id, PATIENCE_SECONDS)
         assert len(model.requests) == 3
         async with ann.running.storage.read() as work:
             assert (await work.budgets.use(ME)).tokens_today == 0

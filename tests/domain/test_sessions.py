@@ -19,6 +19,7 @@ from domain.inputs import SendMessage
 from persistence.tables import conversations, refresh_tokens, sessions, users
 from tests.domain.people import EMAIL, HERE, OTHER, PASSWORD, THERE, Accounts, identity_of, machine_of, refused
 from tests.doubles import ScriptedModel, answer
+from tests.patience import PATIENCE_SECONDS
 
 # ── refreshing ──
 
@@ -191,7 +192,7 @@ async def test_a_deleted_account_stops_its_replies_and_is_gone_at_once(
         if model.requests:
             break
     await accounts.service.delete_account(identity_of(signed_in), PASSWORD, HERE)
-    await asyncio.wait_for(model.closed.wait(), 10)
+    await asyncio.wait_for(model.closed.wait(), PATIENCE_SECONDS)
     page = await services.conversations.page(user_id, PageRequest(10))
     assert page.items == ()
     assert await services.conversations.viewer(user_id) is None
@@ -205,7 +206,7 @@ async def test_a_purge_removes_a_deleted_user_with_all_their_rows(accounts: Acco
     signed_in = await accounts.register()
     services, user_id = accounts.running.services, signed_in.user.id
     sent = await services.replies.send_message(user_id, SendMessage("Hi"))
-    await services.stream.settled(sent.reply_id, 10)
+    await services.stream.settled(sent.reply_id, PATIENCE_SECONDS)
     await accounts.service.create_api_key(identity_of(signed_in), "robot", None)
     await accounts.service.delete_account(identity_of(signed_in), PASSWORD, HERE)
     async with accounts.running.storage.write() as work:
@@ -221,7 +222,7 @@ async def test_the_address_of_a_deleted_account_may_register_again_and_finds_not
     first = await accounts.register()
     services = accounts.running.services
     sent = await services.replies.send_message(first.user.id, SendMessage("Hi"))
-    await services.stream.settled(sent.reply_id, 10)
+    await services.stream.settled(sent.reply_id, PATIENCE_SECONDS)
     await accounts.service.delete_account(identity_of(first), PASSWORD, HERE)
     second = await accounts.register()
     assert second.user.id != first.user.id

@@ -169,7 +169,7 @@ pieces = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     pieces=pieces,
     cuts=st.lists(st.integers(1, 6), max_size=12),
@@ -215,7 +215,7 @@ def calls(draw: st.DrawFn) -> list[Step]:
     return [first, *(each for step in steps for each in (asyncio.Event(), step)), end]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(script=calls(), cuts=st.lists(st.integers(1, 6), max_size=12), data=st.data())
 async def test_the_same_holds_for_calls_of_tools_and_their_arguments(
     tmp_path_factory: pytest.TempPathFactory, script: list[Step], cuts: list[int], data: st.DataObject

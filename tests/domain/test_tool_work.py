@@ -15,6 +15,7 @@ from domain.tools import ToolContext, ToolError
 from tests.domain.conftest import ME, Opening, Talk
 from tests.domain.test_tools import PARIS, assert_paired, calls_of, offering, outcome
 from tests.doubles import answer, calling
+from tests.patience import PATIENCE_SECONDS
 from tests.toolbox import Gate, StubTool
 
 
@@ -97,7 +98,7 @@ async def test_deleting_the_conversation_ends_the_tools_that_run(opening: Openin
         sent = await talk.send(settings=offering("look"))
         await gate.entered.wait()
         await talk.running.services.conversations.delete(ME, sent.conversation_id)
-        await talk.running.services.stream.settled(sent.reply_id, 10)
+        await talk.running.services.stream.settled(sent.reply_id, PATIENCE_SECONDS)
         async with talk.running.storage.read() as work:
             message = (await work.messages.watched([sent.reply_id]))[sent.reply_id]
         assert [call.status for call in calls_of(message)] == [ToolCallStatus.CANCELLED]

@@ -12,6 +12,7 @@ from domain.errors import (
 )
 from domain.inputs import SendMessage
 from tests.domain.people import EMAIL, HERE, OTHER, PASSWORD, Accounts
+from tests.patience import PATIENCE_SECONDS
 
 # ── operators ──
 
@@ -32,7 +33,7 @@ async def test_an_operator_makes_users_although_registration_is_closed(accounts:
 async def test_adopted_conversations_are_their_new_users_alone(accounts: Accounts) -> None:
     services = accounts.running.services
     sent = await services.replies.send_message(LOCAL_USER_ID, SendMessage("Hi"))
-    await services.stream.settled(sent.reply_id, 10)
+    await services.stream.settled(sent.reply_id, PATIENCE_SECONDS)
     user = (await accounts.register()).user
     assert await accounts.administration.adopt(LOCAL_USER_ID, " ADA@example.org") == (user, 1)
     assert await accounts.administration.adopt(LOCAL_USER_ID, user.id) == (user, 0)

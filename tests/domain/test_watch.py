@@ -15,6 +15,7 @@ from domain.errors import Unavailable
 from persistence.database import Database
 from tests.domain.door import A_DAY, KEY, Door
 from tests.doubles import RecordingTelemetry
+from tests.patience import PATIENCE_SECONDS
 
 # ── the watch ──
 
@@ -49,7 +50,7 @@ async def watching(door: Door) -> AsyncIterator[Watched]:
 
 
 async def ended(event: asyncio.Event) -> None:
-    await asyncio.wait_for(event.wait(), 10)
+    await asyncio.wait_for(event.wait(), PATIENCE_SECONDS)
 
 
 async def test_a_stream_ends_when_its_token_expires(door: Door, watched: Watched) -> None:

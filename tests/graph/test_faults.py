@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
 from tests.providers.endpoint import (
     DONE,
     Cut,
@@ -51,7 +52,7 @@ async def server(tmp_path: Path, endpoint: ScriptedEndpoint) -> AsyncIterator[Se
         openai_base_url=endpoint.base_url,
         openai_api_key="sk-secret",
         max_retries=0,
-        read_timeout=0.3,
+        read_timeout=2,
         recovery="keep",
     )
     async with serving(settings) as running:
@@ -106,11 +107,11 @@ async def test_stopping_closes_the_request_upstream(tmp_path: Path, endpoint: Sc
         stop = "mutation ($id: ID!) { stopReply(input: {replyId: $id}) { reply { status } } }"
         stopped = await server.ask(stop, id=sent["sendMessage"]["reply"]["id"])
         assert stopped["stopReply"]["reply"]["status"] == "STOPPED"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await endpoint.client_left.wait()
 
 
 async def settled_text(server: Serving, reply_id: str) -> str:
-    await server.running.services.stream.settled(reply_id, 10)
+    await server.running.services.stream.settled(reply_id, PATIENCE_SECONDS)
     message = await server.ask("query ($id: ID!) { message(id: $id) { text } }", id=reply_id)
     return str(message["message"]["text"])

@@ -13,6 +13,7 @@ from persistence.database import Database
 from tests.doubles import ScriptedModel
 from tests.graph.protocol import MULTIPART, SSE, Socket, raw_socket
 from tests.graph.readers import Event, broken_when_cut, frames_of
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import drop_database, new_database
 from tests.serving import Serving, serving, settings_for
 
@@ -64,7 +65,7 @@ async def following(events: AsyncGenerator[Event, None]) -> str:
 
 async def until(events: AsyncIterator[Event], kind: str) -> list[Event]:
     read = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         async for event in events:
             read.append(event)
             if event["__typename"] == kind:
@@ -175,7 +176,7 @@ async def collecting(server: Serving, seen: list[Event]) -> AsyncIterator[asynci
     task = asyncio.create_task(collect())
     await there.wait()
     yield task
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await task
 
 

@@ -26,6 +26,7 @@ from tests.graph.tool_pages import (
     waiting,
 )
 from tests.letters import LETTER, PostOffice
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import drop_database, new_database
 from tests.serving import Serving, serving, settings_for
 
@@ -212,5 +213,5 @@ async def test_who_waits_for_a_reply_waits_no_longer_when_it_waits_for_them(
 ) -> None:
     for server in two_servers:
         model.play(calling(("send_letter", LETTER)))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert (await server.ask(WAIT))["sendMessage"]["reply"]["status"] == "AWAITING_APPROVAL"

@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from tertulia.serving import drop_unread_connections
 from tests.doubles import ScriptedModel, answer
 from tests.graph.readers import Broken, Event, Read, by_multipart, by_socket, by_sse
+from tests.patience import PATIENCE_SECONDS
 from tests.serving import Serving
 from tests.system.processes import graphql, server_process
 from tests.system.upstream import upstream
@@ -32,7 +33,7 @@ async def test_a_reader_is_counted_while_it_reads_and_no_longer(server: Serving,
     assert (await anext(events))["__typename"] == "ReplySnapshot"
     assert await subscribers(server) == 1
     await events.aclose()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await subscribers(server):
             pass
 

@@ -13,6 +13,7 @@ from websockets.exceptions import InvalidStatus
 from domain.errors import Unavailable
 from graph.transport import Limits
 from tests.graph.protocol import ABSENT, SECRET, WATCH, Api, Socket, api, raw_socket
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 FRIEND = "https://friend.example"
@@ -208,7 +209,7 @@ async def test_an_operation_that_the_client_completes_is_forgotten_at_once(serve
     await socket.subscribe(WATCH)
     await socket.receive()
     await socket.send(type="complete", id="1")
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await stream.closed.wait()
     assert server.observed == [("replyStream", "subscription", "ok")]
 
@@ -223,7 +224,7 @@ async def test_the_operations_of_a_socket_that_goes_are_forgotten_at_once(server
             await socket.connection.close()
         else:
             socket.connection.transport.abort()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await stream.closed.wait()
 
 
@@ -249,6 +250,6 @@ async def test_a_client_that_stops_reading_is_given_up(server: Api) -> None:
     small.connect((host, int(port)))
     async with server.ready_socket(sock=small, max_queue=1, max_size=None) as socket:
         await socket.subscribe(WATCH)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await stream.closed.wait()
         socket.connection.transport.abort()

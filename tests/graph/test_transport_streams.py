@@ -15,6 +15,7 @@ import pytest_asyncio
 from domain.errors import Unavailable
 from graph.transport import Limits
 from tests.graph.protocol import ABSENT, MULTIPART, SECRET, SSE, WATCH, Api, api
+from tests.patience import PATIENCE_SECONDS
 
 BOTH = pytest.mark.parametrize("headers", [SSE, MULTIPART], ids=["sse", "multipart"])
 MUTATION = 'mutation { stopReply(input: {replyId: "x"}) { errors { message } } }'
@@ -119,7 +120,7 @@ async def test_a_reader_that_leaves_is_forgotten_at_once(server: Api, headers: d
     async with server.post(WATCH, headers) as response:
         while b"one" not in await response.content.readany():
             pass
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await stream.closed.wait()
     assert server.observed == [("replyStream", "subscription", "ok")]
 
@@ -167,7 +168,7 @@ async def test_an_unexpected_failure_of_a_query_tells_nothing_but_where_to_look(
 async def test_a_reader_that_stops_reading_is_given_up(server: Api, headers: dict[str, str]) -> None:
     stream = server.plays(*["x" * 1_000_000] * 30)
     _, writer = await unread(server.url, headers)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await stream.closed.wait()
     writer.transport.abort()
 

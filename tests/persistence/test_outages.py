@@ -15,12 +15,14 @@ from tests.contracts.storing import only_postgresql
 pytestmark = only_postgresql
 
 OWN_PID = text("SELECT pg_backend_pid()")
-HANG_UP = text("SELECT pg_terminate_backend(:pid, 5000)")
+HANG_UP = text("SELECT pg_terminate_backend(:pid, 30000)")
 HANG_UP_ALL = text(
-    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+    "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity"
     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
 )
 SLEEP = text("SELECT pg_sleep(30)")
+TOO_LONG = 2.0
+"""Seconds: what is to succeed all the same has so long on a machine that stalls."""
 
 
 @asynccontextmanager
@@ -124,7 +126,7 @@ async def test_a_statement_that_takes_too_long_is_a_storage_error_and_later_unit
         async with own.connect(writing=True) as connection:
             await connection.execute(SLEEP)
 
-    async with second(database, statement_seconds=0.05) as own:
+    async with second(database, statement_seconds=TOO_LONG) as own:
         with pytest.raises(StorageError):
             await unit(own)
         assert await own_pid(own)
@@ -137,8 +139,8 @@ async def test_a_server_that_falls_silent_holds_nobody_up_for_long_and_may_come_
             carrying.clear()
             await connection.commit()
 
-    async with wire(database.url) as (url, carrying), second(database, url, statement_seconds=0.1) as own:
-        async with asyncio.timeout(10):
+    async with wire(database.url) as (url, carrying), second(database, url, statement_seconds=TOO_LONG) as own:
+        async with asyncio.timeout(60):
             with pytest.raises(StorageError):
                 await unit(own)
         carrying.set()
@@ -154,11 +156,11 @@ async def test_a_cancelled_task_does_not_wait_for_a_silent_server(database: Data
             await connection.execute(OWN_PID)
 
     cut = asyncio.Event()
-    async with wire(database.url) as (url, carrying), second(database, url, statement_seconds=0.5) as own:
+    async with wire(database.url) as (url, carrying), second(database, url, statement_seconds=20) as own:
         task = asyncio.create_task(unit(own))
         await cut.wait()
         task.cancel()
-        await asyncio.wait([task], timeout=0.25)
+        await asyncio.wait([task], timeout=10)
         assert task.cancelled()
         carrying.set()
 

@@ -1,13 +1,16 @@
-"""SQLite's driver: what becomes of a transaction in which something fails."""
+"""SQLite's driver: what becomes of a transaction in which something fails, and of a connection that does."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import bindparam, insert, select, text
 
-from domain.errors import StorageError
+from domain.errors import StorageError, Unavailable
 from persistence.connection import Connection
 from persistence.database import Database
+from persistence.sqlite_driver import OneVisitConnection
 from persistence.tables import Id, tool_approvals, users
 from tests.contracts.storing import BEGINNING, only_sqlite
 
@@ -89,3 +92,22 @@ async def test_the_unit_after_one_that_failed_is_committed(database: Database) -
     async with database.connect(writing=True) as connection:
         await add_another(connection)
     assert await names(database) == ["some other"]
+
+
+async def test_the_thread_of_what_cannot_be_opened_has_said_its_last_when_that_is_known(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later the loop may be closed."""
+    ends: list[asyncio.Future[Any] | None] = []
+
+    class Watched(OneVisitConnection):
+        def stop(self) -> asyncio.Future[Any] | None:
+            ends.append(super().stop())
+            return ends[-1]
+
+    monkeypatch.setattr("persistence.sqlite_driver.OneVisitConnection", Watched)
+    absent = Database(f"sqlite:///{database.file}/absent.db")
+    with pytest.raises(Unavailable):
+        async with absent.connect(writing=True):
+            pass
+    assert [end is not None and end.done() for end in ends] == [True]

@@ -13,6 +13,7 @@ from typing import Any
 from domain.tools import Tool
 from providers.mcp import McpServers
 from providers.mcp_connection import McpServer
+from tests.patience import PATIENCE_SECONDS
 
 FAKE = Path(__file__).with_name("mcp_fake.py")
 
@@ -72,7 +73,7 @@ async def call(servers: McpServers, name: str, **arguments: object) -> object:
 
 async def becomes(condition: Callable[[], bool]) -> None:
     """What a keeper does is not told to anybody, so it is looked for."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

@@ -16,7 +16,8 @@ from domain.models import (
 from domain.replies import FinishReason, Usage
 from providers.chat import ChatOptions, OpenAIChatModel, Provider
 from tests.doubles import RecordingTelemetry
-from tests.providers.asking import KEY, Asking, request
+from tests.patience import PATIENCE_SECONDS
+from tests.providers.asking import KEY, Asking, asking, request
 from tests.providers.endpoint import (
     COMPLETION_ID,
     DONE,
@@ -141,9 +142,9 @@ async def test_text_after_a_finish_reason_is_not_lost(endpoint: ScriptedEndpoint
     assert await chat.text() == "one two"
 
 
-async def test_a_connection_that_stays_open_after_done_delays_nobody(endpoint: ScriptedEndpoint, chat: Asking) -> None:
+async def test_a_connection_that_stays_open_after_done_delays_nobody(endpoint: ScriptedEndpoint) -> None:
     endpoint.replies(stream(WHOLE, Stall()))
-    async with asyncio.timeout(2):
+    async with asking(endpoint, options=ChatOptions(read_timeout=300)) as chat, asyncio.timeout(PATIENCE_SECONDS):
         assert (await chat.finish()).finish_reason is FinishReason.STOP
 
 

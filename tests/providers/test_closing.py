@@ -7,6 +7,7 @@ import pytest
 
 from domain.models import ChatChunk, FinishChunk, TextChunk
 from domain.replies import Usage
+from tests.patience import PATIENCE_SECONDS
 from tests.providers.asking import Asking, request
 from tests.providers.endpoint import (
     DONE,
@@ -34,7 +35,7 @@ async def _until_text(chat: Asking) -> AsyncGenerator[ChatChunk, None]:
 async def test_closing_the_stream_closes_the_request(endpoint: ScriptedEndpoint, chat: Asking) -> None:
     endpoint.replies(stream(said("Hi"), Stall()))
     await (await _until_text(chat)).aclose()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await endpoint.client_left.wait()
 
 
@@ -43,7 +44,7 @@ async def test_closing_the_stream_at_its_start_closes_the_request(endpoint: Scri
     chunks = chat.model.stream(request())
     await anext(chunks)
     await chunks.aclose()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await endpoint.client_left.wait()
 
 
@@ -55,7 +56,7 @@ async def test_cancelling_the_reader_closes_the_request(endpoint: ScriptedEndpoi
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await endpoint.client_left.wait()
 
 
@@ -64,7 +65,7 @@ async def test_cancelling_before_the_answer_closes_the_request(endpoint: Scripte
     reading = asyncio.create_task(chat.chunks())
     await endpoint.asked.wait()
     reading.cancel()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await endpoint.client_left.wait()
 
 

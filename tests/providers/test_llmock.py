@@ -23,8 +23,8 @@ with LLMockServer() as server:
     sys.stdin.read()
 """
 
-OPTIONS = ChatOptions(read_timeout=0.5, max_retries=2, retry_base=0.2, retry_cap=0.5)
-STALL = {"stall": {"stall_seconds": 2}}
+OPTIONS = ChatOptions(read_timeout=3, max_retries=2, retry_base=0.2, retry_cap=0.5)
+STALL = {"stall": {"stall_seconds": 20}}
 
 
 class Mock:

@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from domain.tools import ToolError, ToolSource
 from providers.mcp import McpServers, open_mcp_servers
+from tests.patience import PATIENCE_SECONDS
 from tests.providers.serving_mcp import becomes, call, program, site, tool
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -69,7 +70,7 @@ async def test_what_the_server_calls_a_failure_is_told_in_its_words(servers: Mcp
 
 
 async def test_calls_of_one_server_run_beside_each_other(servers: McpServers) -> None:
-    hanging = asyncio.create_task(asyncio.wait_for(call(servers, "hang"), 30))
+    hanging = asyncio.create_task(asyncio.wait_for(call(servers, "hang"), PATIENCE_SECONDS))
     sums = await asyncio.gather(*(call(servers, "add", a=number, b=1) for number in range(20)))
     assert sums == [{"result": number + 1} for number in range(20)]
     assert not hanging.done()

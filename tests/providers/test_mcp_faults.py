@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from domain.tools import ToolUnreachable
 from providers.mcp import open_mcp_servers
 from providers.mcp_connection import McpServer
+from tests.patience import PATIENCE_SECONDS
 from tests.providers.serving_mcp import Site, becomes, call, program, runs, site, tool
 
 SYSTEMS_OWN = ("LC_CTYPE", "__CF_USER_TEXT_ENCODING")
@@ -77,9 +78,9 @@ async def test_a_schema_that_is_elsewhere_is_not_fetched_and_the_server_checks_i
 async def test_a_call_whose_program_dies_ends_at_once_and_it_is_started_again() -> None:
     async with open_mcp_servers([program("faulty")]) as servers:
         with pytest.raises(ToolUnreachable, match="went away during the call"):
-            await asyncio.wait_for(call(servers, "die"), 10)
+            await asyncio.wait_for(call(servers, "die"), PATIENCE_SECONDS)
         with pytest.raises(ToolUnreachable, match="cannot be reached"):
-            await asyncio.wait_for(call(servers, "add", a=1, b=2), 10)
+            await asyncio.wait_for(call(servers, "add", a=1, b=2), PATIENCE_SECONDS)
         await becomes(lambda: servers.away() == [])
         assert await call(servers, "add", a=1, b=2) == {"result": 3}
 
@@ -87,9 +88,9 @@ async def test_a_call_whose_program_dies_ends_at_once_and_it_is_started_again() 
 async def test_a_call_whose_site_dies_ends_at_once_and_it_is_found_again_when_it_is_back() -> None:
     async with site("faulty") as served, open_mcp_servers([served.server]) as servers:
         with pytest.raises(ToolUnreachable, match="went away during the call"):
-            await asyncio.wait_for(call(servers, "die"), 10)
+            await asyncio.wait_for(call(servers, "die"), PATIENCE_SECONDS)
         with pytest.raises(ToolUnreachable):
-            await asyncio.wait_for(call(servers, "add", a=1, b=2), 10)
+            await asyncio.wait_for(call(servers, "add", a=1, b=2), PATIENCE_SECONDS)
         assert "fake_add" in [made.name for made in servers.tools()]
         await served.start()
         await becomes(lambda: servers.away() == [])
@@ -180,4 +181,4 @@ async def test_a_call_that_runs_at_the_end_is_told_that_its_server_is_gone() -> 
         running = asyncio.create_task(call(own, "hang"))
         await asyncio.sleep(0)
     with pytest.raises(ToolUnreachable):
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, PATIENCE_SECONDS)

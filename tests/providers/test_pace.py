@@ -18,6 +18,7 @@ from domain.models import ChatChunk, FinishChunk, Model, TextChunk
 from domain.replies import FinishReason
 from providers.chat import ChatOptions, OpenAIChatModel, Provider
 from tests.doubles import RecordingTelemetry
+from tests.patience import PATIENCE_SECONDS
 from tests.providers.asking import request
 from tests.providers.certificate import encrypted
 from tests.providers.endpoint import (
@@ -41,7 +42,7 @@ def everywhere(test: Test) -> Callable[[Run, bool, Path, pytest.MonkeyPatch], No
     """On each event loop, over plain and over encrypted connections."""
 
     async def whole(tls: SSLContext | None) -> None:
-        async with asyncio.timeout(30), scripted_endpoint(tls) as endpoint:
+        async with asyncio.timeout(PATIENCE_SECONDS), scripted_endpoint(tls) as endpoint:
             await test(endpoint)
 
     @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
@@ -205,7 +206,7 @@ async def test_who_always_has_more_to_say_runs_into_the_total_limit(endpoint: Sc
 
     endpoint.replies(on_and_on)
     async with paced(endpoint, pace, ChatOptions(total_timeout=0.2, max_retries=0)) as model:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             with pytest.raises(ProviderError) as failure:
                 await read(model)
     assert failure.value.code is ReplyErrorCode.PROVIDER_TIMEOUT

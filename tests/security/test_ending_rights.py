@@ -8,15 +8,24 @@ from time import perf_counter
 
 import pytest
 
+from domain import authentication
 from tests.graph.protocol import Socket
-from tests.security.people import CHANGE, FEED, LOGOUT, SEND, STREAM, Person, ready_socket, register
+from tests.patience import PATIENCE_SECONDS
+from tests.security.people import (
+    CHANGE,
+    FEED,
+    LOGOUT,
+    SEND,
+    STREAM,
+    Person,
+    ready_socket,
+    register,
+)
 from tests.security.resolvers import Resolved
 from tests.security.tokens import expiring
 from tests.serving import Serving
 
 shared = pytest.mark.asyncio(loop_scope="module")
-SOON = 5.0
-"""Seconds in which a socket is closed after its right has ended."""
 LIST = "{ conversations { totalCount } }"
 LEAVE = "mutation ($input: DeleteAccountInput!) { deleteAccount(input: $input) { errors { code } } }"
 CREATE = 'mutation { createConversation(input: {title: "Mine"}) { conversation { id } errors { code } } }'
@@ -29,13 +38,17 @@ async def follow_all(socket: Socket, reply: str) -> None:
     assert {(await socket.receive())["id"] for _ in range(2)} == {"feed", "reply"}
 
 
+def test_it_is_looked_often_enough_for_the_five_seconds_of_our_pages() -> None:
+    assert authentication.LOOK_SECONDS <= 4
+
+
 @shared
 async def test_a_token_that_expires_in_mid_stream_is_closed_with_4403(guard: Serving) -> None:
     person = await register(guard)
     reply = (await person.do(SEND, text="Hi"))["reply"]["id"]
-    async with ready_socket(guard.url, await expiring(person, 2)) as socket:
+    async with ready_socket(guard.url, await expiring(person, 5)) as socket:
         await follow_all(socket, reply)
-        async with asyncio.timeout(2 + SOON):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert await socket.close_code() == 4403
 
 
@@ -99,7 +112,7 @@ async def test_a_session_that_ends_in_mid_stream_is_closed_with_4403(
         await follow_all(socket, reply)
         await end(person)
         began = perf_counter()
-        async with asyncio.timeout(SOON):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert [await each.close_code() for each in (socket, idle)] == [4403, 4403]
         print(f"closed {perf_counter() - began:.1f} s after {end.__name__}")
 
@@ -113,7 +126,7 @@ async def test_an_api_key_that_is_revoked_in_mid_stream_is_closed_with_4403(guar
     async with ready_socket(guard.url, key) as socket, ready_socket(guard.url, person.access) as other:
         await follow_all(socket, reply)
         await person.do(revoke, apiKeyId=key_id)
-        async with asyncio.timeout(SOON):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert await socket.close_code() == 4403
         await other.subscribe(LIST)
         assert (await other.receive())["type"] == "next", "who asks otherwise goes on"

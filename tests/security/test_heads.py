@@ -37,8 +37,7 @@ async def raw(server: Serving, *pieces: bytes) -> bytes:
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
-        async with asyncio.timeout(10):
-            return await said
+        return await said
     finally:
         writer.close()
 

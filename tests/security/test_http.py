@@ -14,7 +14,18 @@ import pytest_asyncio
 from graph.operations import PUBLIC
 from graph.schema import build_schema
 from tests.graph.protocol import SSE
-from tests.security.people import FEED, LOGOUT, PASSWORD, SEND, STREAM, Person, bearing, register, streamed
+from tests.patience import PATIENCE_SECONDS
+from tests.security.people import (
+    FEED,
+    LOGOUT,
+    PASSWORD,
+    SEND,
+    STREAM,
+    Person,
+    bearing,
+    register,
+    streamed,
+)
 from tests.security.resolvers import Resolved
 from tests.security.tokens import expiring
 from tests.serving import Serving
@@ -22,7 +33,6 @@ from tests.system.polling import until
 
 shared = pytest.mark.asyncio(loop_scope="module")
 GRAPHQL = {"accept": "application/graphql-response+json"}
-SOON = 5.0
 REVOKE = "mutation ($input: RevokeApiKeyInput!) { revokeApiKey(input: $input) { errors { code } } }"
 LOGIN_AS = 'login(input: {email: "%s", password: "%s"}) { accessToken errors { code } }'
 CREATE = 'createConversation(input: {title: "Mine"}) { conversation { id } }'
@@ -201,8 +211,8 @@ async def test_a_token_in_the_address_is_no_token(guard: Serving, person: Person
 async def test_a_stream_by_a_token_that_expires_breaks_off(guard: Serving) -> None:
     for protocol in ("sse", "multipart"):
         person = await register(guard)
-        async with asyncio.timeout(2 + SOON):
-            await broken_off(guard, await expiring(person, 2), protocol, person, nothing)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await broken_off(guard, await expiring(person, 5), protocol, person, nothing)
 
 
 async def nothing(_person: Person) -> None:
@@ -239,7 +249,7 @@ async def test_a_stream_of_a_session_that_ends_breaks_off(
     guard: Serving, protocol: str, end: Callable[[Person], Awaitable[object]]
 ) -> None:
     person = await register(guard)
-    async with asyncio.timeout(SOON):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await broken_off(guard, person.access, protocol, person, end)
 
 
@@ -252,7 +262,7 @@ async def test_a_stream_by_an_api_key_that_is_revoked_breaks_off(guard: Serving,
     async def revoke(person: Person) -> None:
         await person.do(REVOKE, apiKeyId=key_id)
 
-    async with asyncio.timeout(SOON):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await broken_off(guard, key, protocol, person, revoke)
     assert await person.code() is None
 
@@ -281,4 +291,4 @@ async def test_streams_leave_nothing_behind(guard: Serving, person: Person) -> N
     async def gone() -> bool:
         return not left
 
-    assert await until(gone, 5)
+    assert await until(gone)

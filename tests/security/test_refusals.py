@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tertulia.cli import app
+from tests.patience import PATIENCE_SECONDS
 from tests.tertulia.commands import started, tertulia
 
 QUIET = {"TERTULIA_PORT": "0", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}
@@ -98,7 +99,7 @@ async def test_everybodys_user_beyond_loopback_must_be_wanted_and_is_warned_of(w
     process = await started("serve", **QUIET, TERTULIA_HOST="127.1", TERTULIA_ALLOW_ANONYMOUS=str(wanted))
     assert process.stdout is not None
     try:
-        greeting = await asyncio.wait_for(process.stdout.read(100), 30)
+        greeting = await asyncio.wait_for(process.stdout.read(100), PATIENCE_SECONDS)
     finally:
         if process.returncode is None and wanted:
             process.terminate()

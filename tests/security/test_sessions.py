@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.doubles import ScriptedModel
+from tests.patience import PATIENCE_SECONDS
 from tests.security.people import (
     CHANGE,
     LOGOUT,
@@ -27,7 +28,6 @@ from tests.security.people import (
 from tests.serving import Serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-SOON = 5.0
 
 
 class ShiftedClock:
@@ -90,7 +90,7 @@ async def test_a_token_that_is_used_again_ends_its_session_and_no_other(
         assert await refreshed(server, person.refresh) == "SESSION_EXPIRED"
         assert await refreshed(server, fresh) == "SESSION_EXPIRED", "also the one that nobody has used"
         assert [await code_of(server, token) for token in (person.access, access)] == ["UNAUTHENTICATED"] * 2
-        async with asyncio.timeout(SOON):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert [await socket.close_code() for socket in (newest, oldest)] == [4403, 4403]
         await other.subscribe("{ __typename }")
         assert (await other.receive())["type"] == "next"

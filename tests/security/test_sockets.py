@@ -5,13 +5,14 @@ Nothing is ever executed for somebody who is not signed in: `resolved` notes eve
 
 import asyncio
 import json
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from graph.transport import Limits
 from tests.doubles import ScriptedModel
@@ -300,8 +301,9 @@ async def test_silence_is_closed_with_4408(tmp_path: Path) -> None:
         async with raw_socket(server.url) as connection:
             assert await Socket(connection).close_code() == 4408
         async with raw_socket(server.url) as connection:
-            for _ in range(5):
-                await connection.send('{"type": "ping"}')
+            with suppress(ConnectionClosed):  # a slow one comes too late with its last
+                for _ in range(5):
+                    await connection.send('{"type": "ping"}')
             assert await Socket(connection).close_code() == 4408, "a ping is no beginning"
 
 
@@ -344,4 +346,4 @@ async def test_sockets_leave_nothing_behind(guard: Serving, person: Person) -> N
     async def gone() -> bool:
         return not left and len(asyncio.all_tasks()) <= before
 
-    assert await until(gone, 5)
+    assert await until(gone)

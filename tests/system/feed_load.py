@@ -177,6 +177,10 @@ class Told:
     resyncs: int = 0
     reconnects: int = 0
 
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.numbers.values()))
+
     def reached(self, last: dict[str, int]) -> bool:
         return all(self.last(user_id) >= seq for user_id, seq in last.items())
 
@@ -210,7 +214,7 @@ async def follow_serial(database: Database, user_id: str, told: Told) -> None:
 
 
 async def read(task: Task) -> None:
-    """Read until the last numbers, which the parent tells, have come, or nothing comes any more; print what came."""
+    """Read until the last numbers, which the parent tells, have come, or nothing comes for long; print what came."""
     database, told = Database(task.url, pool_size=CONNECTIONS_OF_A_READER), Told()
     storage, chance = SqlStorage(database, SystemClock()), random.Random(task.seed)
     telemetry = RecordingTelemetry()
@@ -221,9 +225,11 @@ async def read(task: Task) -> None:
         for each in USERS
     ]
     last: dict[str, int] = json.loads(await line_from_parent())
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not told.reached(last) and time.monotonic() < deadline:
+    count, came = told.count, time.monotonic()
+    while not told.reached(last) and time.monotonic() < came + PATIENCE_SECONDS:
         await asyncio.wait(reading, timeout=POLL_SECONDS)
+        if told.count > count:
+            count, came = told.count, time.monotonic()
     for each in reading:
         each.cancel()
     await asyncio.gather(*reading, return_exceptions=True)

@@ -1,6 +1,7 @@
 """Real server processes: started as an operator starts them, killed as the world kills them."""
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -8,7 +9,7 @@ import signal
 import socket
 import sys
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import aiohttp
 
 ROOT = Path(__file__).parents[2]
 KEPT_LINES = 1_000
+PORTS, SHARES = range(20_000, 32_000), 4
+"""Systems take none of these for connections that go out."""
 
 
 class ServerProcess:
@@ -120,10 +123,21 @@ class ServerProcess:
         return await self._process.wait()
 
 
+def _own_ports() -> Iterator[int]:
+    """Those of this process alone, of all that run tests beside each other; each comes again after all the others."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    mine = PORTS[worker % SHARES :: SHARES]
+    start = random.randrange(len(mine))
+    return itertools.cycle([*mine[start:], *mine[:start]])
+
+
+_ports = _own_ports()
+
+
 def free_port() -> int:
-    """One that stays free while its server is away: systems take none of these for connections that go out."""
+    """One that stays free until its server listens, and while it is away."""
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = next(_ports)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

@@ -58,6 +58,10 @@ class Standing:
     proxy: FaultyProxy
     http: aiohttp.ClientSession
 
+    async def alone(self) -> bool:
+        """The last of what was left of a killed PostgreSQL has noticed."""
+        return self.proxy.links == 0
+
     async def post(self, query: str, **variables: object) -> dict[str, Any]:
         body = {"query": query, "variables": variables}
         async with self.http.post(f"{self.server.url}/graphql", json=body) as response:
@@ -103,6 +107,7 @@ async def test_a_database_that_goes_away_later_is_typed_errors_and_everything_go
         following = asyncio.create_task(watcher.follow(lambda _: here.server.url))
         await until(lambda: seen(watcher))
         await here.postgres.kill()
+        await until(here.alone)
         assert not await here.sent(Script("away", 1, 20))
         read = await here.post(READ, id=sent["message"]["id"])
         assert [error["extensions"]["code"] for error in read["errors"]] == ["UNAVAILABLE"]

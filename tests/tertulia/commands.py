@@ -7,6 +7,8 @@ from asyncio.subprocess import PIPE, Process
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.patience import PATIENCE_SECONDS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -32,7 +34,7 @@ async def fed(given: bytes, *arguments: str, **environment: str) -> Ended:
     """The same with something on its standard input."""
     process = await started(*arguments, **environment)
     try:
-        out, err = await asyncio.wait_for(process.communicate(given), 60)
+        out, err = await asyncio.wait_for(process.communicate(given), PATIENCE_SECONDS)
     finally:
         if process.returncode is None:
             process.kill()

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from tertulia import __version__
 from tertulia.cli import app, greeting
 from tests.doubles import ScriptedModel
+from tests.patience import PATIENCE_SECONDS
 from tests.providers.endpoint import WHOLE, scripted_endpoint, stream
 from tests.serving import serving, settings_for
 from tests.tertulia.commands import ROOT, started, tertulia
@@ -31,7 +32,7 @@ async def serve(**environment: str) -> AsyncIterator[tuple[Process, str]]:
     process = await started("serve", "--port", "0", **environment)
     assert process.stdout is not None
     try:
-        said = await asyncio.wait_for(process.stdout.readuntil(b"}\"}'\n"), 30)
+        said = await asyncio.wait_for(process.stdout.readuntil(b"}\"}'\n"), PATIENCE_SECONDS)
         yield process, said.decode()
     finally:
         if process.returncode is None:
@@ -111,7 +112,7 @@ async def test_a_worker_says_under_which_name_it_works_and_ends_in_good_order(tm
         environment = {"DATABASE_URL": f"sqlite:///{tmp_path}/test.db", "OPENAI_BASE_URL": endpoint.base_url}
         process = await started("worker", TERTULIA_LOG_FORMAT="json", **environment)
         assert process.stderr is not None
-        said = await asyncio.wait_for(process.stderr.readuntil(b'"started"'), 30)
+        said = await asyncio.wait_for(process.stderr.readuntil(b'"started"'), PATIENCE_SECONDS)
         process.terminate()
         _, rest = await process.communicate()
     assert process.returncode == 0

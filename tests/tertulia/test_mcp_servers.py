@@ -20,6 +20,7 @@ from tertulia.services import Running, open_services
 from tests.clients.conftest import find_node, missing
 from tests.clients.scripts import HERE
 from tests.doubles import ScriptedModel, WordCounter, answer, calling
+from tests.patience import PATIENCE_SECONDS
 from tests.serving import listening, settings_for
 
 EVERYTHING = HERE / "node_modules" / "@modelcontextprotocol" / "server-everything" / "dist" / "index.js"
@@ -56,7 +57,7 @@ async def everything_at_address() -> AsyncIterator[Table]:
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=quiet)
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not (line := await process.stdout.readline()).startswith(b"{"):
                 assert line, "it ended"
         port = json.loads(line)["port"]
@@ -98,7 +99,7 @@ async def with_server(case: Case, folder: Path, model: ScriptedModel) -> AsyncIt
 async def reply_in(running: Running, settings: GenerationSettings | None = None) -> Message:
     message = SendMessage("Hi", settings=settings or GenerationSettings())
     sent = await running.services.replies.send_message(LOCAL_USER_ID, message)
-    await running.services.stream.settled(sent.reply_id, 30)
+    await running.services.stream.settled(sent.reply_id, PATIENCE_SECONDS)
     return await running.services.conversations.message(LOCAL_USER_ID, sent.reply_id)
 
 

@@ -26,6 +26,7 @@ from persistence.database import Database
 from tertulia.cli import app
 from tertulia.services import Running, open_services
 from tests.doubles import ScriptedModel, WordCounter
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import drop_database, new_database
 from tests.serving import settings_for
 from tests.tertulia.commands import ROOT, Ended, fed
@@ -143,7 +144,7 @@ async def test_a_password_that_is_set_lifts_the_lock_and_ends_the_sessions_of_a_
 async def test_conversations_of_the_local_user_are_adopted(running: Running, url: str) -> None:
     services = running.services
     sent = await services.replies.send_message(LOCAL_USER_ID, SendMessage("Hi"))
-    await services.stream.settled(sent.reply_id, 10)
+    await services.stream.settled(sent.reply_id, PATIENCE_SECONDS)
     await done(url, "create", EMAIL, given=PASSWORD)
     ada = (await services.accounts.login(EMAIL, PASSWORD, HERE)).user
     assert await other_process(url, "adopt", EMAIL) == f"{EMAIL} has 1 more conversations.\n"
@@ -232,7 +233,7 @@ async def at_a_terminal(url: str, *typed: str) -> tuple[int, str]:
     )
     os.close(theirs)
     try:
-        shown = await asyncio.wait_for(asyncio.to_thread(conversation, ours, list(typed)), 60)
+        shown = await asyncio.wait_for(asyncio.to_thread(conversation, ours, list(typed)), PATIENCE_SECONDS)
         return await process.wait(), shown
     finally:
         if process.returncode is None:

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 
+from tests.system.claims import claimer_of, remember_claims
 from tests.system.cluster import Cluster, cluster
 from tests.system.load import Load, Talk, faults_in, scripts, send
 from tests.system.polling import until
@@ -25,7 +26,7 @@ async def cut_the_listeners(scale: float, seed: int, progress: Progress) -> Outc
         async with load.running(10):
             for n in range(round(seconds / CUT_EVERY)):
                 await asyncio.sleep(CUT_EVERY)
-                cuts.append(len(await servers.rows(CUT)))
+                cuts.append(len(await until(lambda: servers.rows(CUT))))
                 progress(f"cut {n + 1} times, {sum(cuts)} connections, {len(load.talks)} replies")
         faults = await faults_in(servers, load.talks)
     delays = [delay for made in load.talks for watcher in made.watchers for delay in watcher.seen.delays]
@@ -40,6 +41,7 @@ async def cut_the_listeners(scale: float, seed: int, progress: Progress) -> Outc
 async def delay_across_processes(scale: float, seed: int, progress: Progress) -> Outcome:
     live, tokens = max(10, round(100 * scale)), 500 if scale >= LONG else 100
     async with cluster(processes(scale)) as servers:
+        await remember_claims(servers)
         progress(f"{live} replies")
         talks = await _followed_elsewhere(servers, live, tokens, random.Random(seed))
         faults = await faults_in(servers, talks)
@@ -63,9 +65,7 @@ async def _followed_elsewhere(servers: Cluster, live: int, tokens: int, chance: 
 
 
 async def _follow(servers: Cluster, made: Talk) -> None:
-    query = "SELECT owner FROM replies WHERE id = $1 AND owner IS NOT NULL"
-    rows = await until(lambda: servers.rows(query, made.reply_id))
-    owner = servers.servers.index(servers.owners()[rows[0]["owner"]])
+    owner = servers.servers.index(servers.owners()[await claimer_of(servers, made.reply_id)])
     watcher = Watcher(made.reply_id)
     made.watchers.append(watcher)
     await watcher.follow(servers.address, owner + 1)

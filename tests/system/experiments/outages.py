@@ -40,9 +40,9 @@ async def kill_the_database(scale: float, seed: int, progress: Progress) -> Outc
         load = Load(servers, scripts(seed, (100, 200) if scale >= LONG else (40, 60), rate=12), readers=1)
         looking: list[asyncio.Task[None]] = []
         async with load.running(live):
-            await _all_live(servers, live)
             while outages.done.total() < planned:
-                await _kill_it(servers, outages, chance, chance.uniform(DOWN[0], longest), looking)
+                struck = await _kill_it(servers, round(0.8 * live), chance, longest, outages)
+                looking.append(asyncio.create_task(_until_terminal(servers, *struck, outages)))
                 outages.lost += await lost_messages(servers, list(load.talks))
                 progress(f"{outages.done.total()} of {planned} outages, {len(load.talks)} replies")
                 await asyncio.sleep(chance.uniform(*PAUSES))
@@ -63,21 +63,22 @@ async def kill_the_database(scale: float, seed: int, progress: Progress) -> Outc
     return outcome
 
 
-async def _all_live(servers: Cluster, live: int) -> None:
-    """Not every reply streams at every moment: some have just ended, and some are yet to be claimed."""
-    query = "SELECT count(*) FROM replies WHERE status = 'STREAMING' HAVING count(*) >= $1"
-    await until(lambda: servers.rows(query, round(0.8 * live)))
+async def _live(servers: Cluster, least: int) -> list[str]:
+    """The replies that stream, once there are so many: some have just ended, and some are yet to be claimed."""
 
+    async def asked() -> list[str]:
+        found = [row["id"] for row in await servers.rows("SELECT id FROM replies WHERE status = 'STREAMING'")]
+        return found if len(found) >= least else []
 
-async def _live(servers: Cluster) -> list[str]:
-    return [row["id"] for row in await servers.rows("SELECT id FROM replies WHERE status = 'STREAMING'")]
+    return await until(asked)
 
 
 async def _kill_it(
-    servers: Cluster, outages: Outages, chance: random.Random, seconds: float, looking: list[asyncio.Task[None]]
-) -> None:
-    how = chance.choice(WAYS)
-    live = await _live(servers)
+    servers: Cluster, least: int, chance: random.Random, longest: float, outages: Outages
+) -> tuple[set[str], float]:
+    """The replies that were live, at least so many, and when it was killed."""
+    how, seconds = chance.choice(WAYS), chance.uniform(DOWN[0], longest)
+    live = await _live(servers, least)
     killed = time.monotonic()
     await servers.postgres.kill(how)
     await asyncio.sleep(seconds)
@@ -85,7 +86,7 @@ async def _kill_it(
     outages.down.append(time.monotonic() - killed)
     outages.done[how.name] += 1
     outages.live.append(len(live))
-    looking.append(asyncio.create_task(_until_terminal(servers, set(live), killed, outages)))
+    return set(live), killed
 
 
 async def _until_terminal(servers: Cluster, live: set[str], killed: float, outages: Outages) -> None:

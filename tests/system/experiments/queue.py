@@ -3,19 +3,13 @@
 import asyncio
 from collections import Counter
 
+from tests.system.claims import claimers, remember_claims
 from tests.system.cluster import TERMINAL, Cluster, cluster
 from tests.system.load import Talk, faults_in, send
 from tests.system.report import LONG, Outcome, Progress
 from tests.system.tokens import Script
 
 SENDERS = 16
-REMEMBER_CLAIMS = """
-    CREATE TABLE claims (owner text);
-    CREATE FUNCTION remember_claim() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN INSERT INTO claims VALUES (NEW.owner); RETURN NULL; END $$;
-    CREATE TRIGGER remember_claim AFTER UPDATE OF owner ON replies
-        FOR EACH ROW WHEN (NEW.owner IS NOT NULL) EXECUTE FUNCTION remember_claim()"""
-"""Owners are forgotten when their replies end, so the database notes them as they come."""
 
 
 async def claim_a_queue(scale: float, seed: int, progress: Progress) -> Outcome:
@@ -26,19 +20,19 @@ async def claim_a_queue(scale: float, seed: int, progress: Progress) -> Outcome:
         queued = await servers.number("SELECT count(*) FROM replies WHERE status = 'QUEUED'")
         share = str(max(3, planned // 50))  # at a time: few enough that every process gets some
         more = [servers.another(("worker",), TERTULIA_MAX_LIVE_REPLIES=share) for _ in range(claiming)]
-        await servers.database.execute(REMEMBER_CLAIMS)
+        await remember_claims(servers)
         async with servers.database.acquire() as kit, kit.transaction():
             await kit.execute("SELECT 1 FROM replies FOR UPDATE")  # nobody claims before all can
             await asyncio.gather(*(servers.start(server) for server in more))
         await _until_settled(servers, planned, progress)
-        claimers = await servers.number("SELECT count(DISTINCT owner) FROM claims")
+        claimed = await claimers(servers)
         calls = Counter(call["key"] for call in await servers.calls())
         faults = await faults_in(servers, talks)
         again = await servers.number("SELECT count(*) FROM replies WHERE attempt <> 1")
-    outcome.injected = f"{queued:,} replies queued, {claimers} processes claimed"
+    outcome.injected = f"{queued:,} replies queued, {claimed} processes claimed"
     outcome.figures += [f"{sum(calls.values()):,} calls for {len(calls):,} replies", f"{again} further attempts"]
     outcome.expect(queued == planned, f"{queued} replies were queued instead of {planned}")
-    outcome.expect(claimers == claiming, f"only {claimers} processes claimed")
+    outcome.expect(claimed == claiming, f"only {claimed} processes claimed")
     outcome.expect(sum(calls.values()) == len(calls) == planned, "the model was not called once for each reply")
     outcome.found(faults, len(talks), "replies")
     return outcome

@@ -23,12 +23,12 @@ async def drop_all_sockets(scale: float, seed: int, progress: Progress) -> Outco
     sockets = max(40, round(500 * scale))
     outcome, took, dropped = Outcome(), list[float](), list[int]()
     async with cluster(processes(scale), proxied=True) as servers:
-        length = 120 if scale >= LONG else 20
+        length = 120 if scale >= LONG else 60
         scripts = [Script(f"dropped-{n}", length, RATE) for n in range(sockets // READERS)]
         talks = [await send(servers, script, n) for n, script in enumerate(scripts)]
         following = _readers(servers, talks)
         watchers = [watcher for made in talks for watcher in made.watchers]
-        await _until(lambda: all(watcher.cursor for watcher in watchers), 30)
+        await _until(lambda: all(watcher.cursor for watcher in watchers), 2 * RESUMED_SECONDS)
         for _ in range(ROUNDS):
             cut = time.monotonic()
             dropped.append(sum(proxy.cut_all() for proxy in servers.proxies))

@@ -15,6 +15,7 @@ from tests.system.effects import Effects, Marks
 from tests.system.experiments.freezes import THAWED_SECONDS, late_rows, taken_over
 from tests.system.experiments.tools import notes_of, tool_servers, victim_in
 from tests.system.load import completes, faults_in, stored_replies
+from tests.system.processes import ServerProcess
 from tests.system.report import LONG, Outcome, Progress
 from tests.system.tool_faults import NODES
 from tests.system.tool_load import ToolLoad
@@ -25,6 +26,7 @@ from tests.system.tool_watching import calls_in
 FREEZES = 12
 LIVE, FEW = 6, 3
 PHASES = (Phase.TRANSACTION, Phase.EFFECT, Phase.STARTED)
+RUNNING, UNFINISHED = "status = 'RUNNING'", "status <> 'SUCCEEDED'"
 
 
 @dataclass
@@ -55,14 +57,9 @@ async def freeze_in_tools(scale: float, seed: int, progress: Progress) -> Outcom
 
 
 async def _freeze(servers: Cluster, load: ToolLoad, marks: Marks, phase: Phase, frozen: Frozen) -> None:
-    victim = await victim_in(servers, load, marks, phase)
-    worker = str(victim.worker)
-    victim.freeze()
-    await asyncio.sleep(0.2)  # what was under way to the database has arrived
-    held = dict(await servers.streaming(worker))
-    query = "SELECT id FROM tool_calls WHERE reply_id = ANY($1) AND status = 'RUNNING'"
-    running = {row["id"] for row in await servers.rows(query, list(held))}
-    taken, before = await taken_over(servers, held, [worker])
+    victim, held, running = await _stopped_at_work(servers, load, marks, phase)
+    taken, before = await taken_over(servers, held, [str(victim.worker)])
+    running = await _calls(servers, held, UNFINISHED) & running  # a result may have been on its way all the same
     victim.thaw()
     await asyncio.sleep(THAWED_SECONDS)
     frozen.late_rows += await late_rows(servers, held, before)
@@ -70,6 +67,25 @@ async def _freeze(servers: Cluster, load: ToolLoad, marks: Marks, phase: Phase, 
     frozen.held += len(held)
     frozen.taken += len(taken)
     frozen.running |= running if len(taken) == len(held) else set()
+
+
+async def _stopped_at_work(
+    servers: Cluster, load: ToolLoad, marks: Marks, phase: Phase
+) -> tuple[ServerProcess, dict[str, int], set[str]]:
+    """A process that was stopped while it ran tools: the replies that it makes, with their attempts, and the calls."""
+    while True:
+        victim = await victim_in(servers, load, marks, phase)
+        victim.freeze()
+        await asyncio.sleep(0.2)  # what was under way to the database has arrived
+        held = dict(await servers.streaming(str(victim.worker)))
+        if running := await _calls(servers, held, RUNNING):
+            return victim, held, running
+        victim.thaw()
+
+
+async def _calls(servers: Cluster, held: dict[str, int], which: str) -> set[str]:
+    query = f"SELECT id FROM tool_calls WHERE reply_id = ANY($1) AND {which}"
+    return {row["id"] for row in await servers.rows(query, list(held))}
 
 
 async def _judged(servers: Cluster, load: ToolLoad, marks: Marks, frozen: Frozen) -> Outcome:
