@@ -14,7 +14,7 @@ from dataclasses import replace
 from domain.conversations import Role
 from domain.errors import ProviderError, QuotaExceeded, StorageError, Unavailable
 from domain.events import LoggedEvent, Retrying, ToolCallChanged, fold, folded, whole_in
-from domain.journal import Halt, Journal, Tail
+from domain.journal import Journal
 from domain.limits import Allowances, OutputBound
 from domain.models import ArgumentsChunk, ChatRequest, FinishChunk, OfferedTool, ReasoningChunk, TextChunk
 from domain.patience import Patience
@@ -36,6 +36,7 @@ from domain.replies import (
 )
 from domain.spoken import Said, calls_in, said_in, so_far_in, steps_of
 from domain.storage import WHOLE_LOG, Storage, UnitOfWork
+from domain.tail import Halt, Tail
 from domain.tool_calls import ToolCall, ToolCallStatus, ToolChoice, cancelled
 from domain.tool_running import BROKEN_OFF, ToolRunner
 from domain.tool_steps import MAX_STEPS, check_mistakes, next_step

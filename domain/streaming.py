@@ -29,12 +29,13 @@ from domain.events import (
     Window,
     joined,
 )
-from domain.journal import Journal, Tail
+from domain.journal import Journal
 from domain.ports import Bell, Notifier, Telemetry
 from domain.relay import Followed, Relay
 from domain.replies import ReplyStatus
 from domain.spoken import calls_in
 from domain.storage import Storage
+from domain.tail import Tail
 from domain.topics import reply_topic
 
 POLL_SECONDS = 5.0

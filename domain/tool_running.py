@@ -14,13 +14,13 @@ from domain.accounts import User
 from domain.conversations import Conversation, GenerationSettings
 from domain.errors import StorageError, Unavailable
 from domain.events import ToolCallChanged
-from domain.journal import Halt, Tail
 from domain.models import OfferedTool
 from domain.patience import Patience
 from domain.ports import Clock, Ids, Telemetry
 from domain.replies import Lease
 from domain.spoken import calls_in
 from domain.storage import Storage, UnitOfWork
+from domain.tail import Halt, Tail
 from domain.tool_calls import ToolApproval, ToolCall, ToolCallStatus, ToolChoice, ToolErrorCode, cancelled, failed
 from domain.tool_contexts import WORKS_AT_ONCE, CallContext, OutOfTime, Unfinished, bounded
 from domain.tool_results import MESSAGE_CHARACTERS, arguments_in, cut

@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 
 from domain.approvals import ApprovalService
 from domain.generation import ReplyGenerator
-from domain.journal import Halt, Journal
+from domain.journal import Journal
 from domain.places import Places
 from domain.ports import Clock, Notifier, Telemetry
 from domain.replies import Attempt, Lease
 from domain.rescue import Rescuer
 from domain.storage import Storage
+from domain.tail import Halt
 from domain.topics import QUEUE, STOP, reply_topic, user_topic
 
 Result = TypeVar("Result")

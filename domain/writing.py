@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 
 from domain.conversations import PartKind
 from domain.events import ArgumentsDelta, PartAdded, Retrying, TextDelta
-from domain.journal import Tail
 from domain.models import (
     ArgumentsChunk,
     ChatChunk,
@@ -22,6 +21,7 @@ from domain.ports import Clock, Ids
 from domain.replies import Usage
 from domain.seam import Seam
 from domain.spoken import calls_in
+from domain.tail import Tail
 from domain.tool_calls import ToolCall
 
 

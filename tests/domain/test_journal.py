@@ -12,9 +12,10 @@ from domain.accounts import LOCAL_USER_ID
 from domain.conversations import Conversation, GenerationSettings, Message, PartKind, Role, TitleSource
 from domain.errors import StorageError
 from domain.events import Folder, PartAdded, TextDelta
-from domain.journal import GROUP, PAUSE_CHARACTERS, Halt, Journal, Tail
+from domain.journal import GROUP, Journal
 from domain.replies import FinishReason, HandOver, Lease, Outcome, Owner, Reply, ReplyStatus
 from domain.storage import FlushEntry, FlushReport, Storage, UnitOfWork
+from domain.tail import PAUSE_CHARACTERS, Halt, Tail
 from domain.turns import Turns
 from persistence import schema
 from persistence.database import Database
