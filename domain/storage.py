@@ -173,6 +173,10 @@ class Replies(Protocol):
         """
         ...
 
+    async def claimable(self) -> bool:
+        """Whether a queued reply waits for nobody."""
+        ...
+
     async def claim(self, owner: str, limit: int) -> list[Lease]:
         """Take queued replies that wait for nobody, oldest first, and make them STREAMING under `owner`.
 

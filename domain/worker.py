@@ -178,6 +178,10 @@ class ReplyWorker:
         return len(leases)
 
     async def _claimed(self, most: int) -> list[Lease]:
+        """Mostly there is nothing to claim, and to see that takes no transaction."""
+        async with self._storage.peek() as work:
+            if not await work.replies.claimable():
+                return []
         async with self._storage.write() as work:
             leases = await work.replies.claim(self._owner.id, most)
             await work.commit()

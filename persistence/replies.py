@@ -9,6 +9,7 @@ from sqlalchemy import (
     Integer,
     Select,
     Update,
+    and_,
     bindparam,
     func,
     insert,
@@ -126,6 +127,9 @@ class SqlReplies:
             await self._connection.execute(update(replies).where(_is(reply_id)).values(stop_requested=True))
         return status
 
+    async def claimable(self) -> bool:
+        return bool(await self._connection.fetch(_ANY_CLAIMABLE, {}))
+
     async def claim(self, owner: str, limit: int) -> list[Lease]:
         given = {"owner": owner, "most": limit, "now": self._clock.now()}
         claimed = await (self._claim_alone if self._connection.is_sqlite else self._claim)(given)
@@ -167,16 +171,20 @@ def with_user() -> Select[*tuple[Any, ...]]:
     return select(*own, user).join(conversations, conversations.c.id == replies.c.conversation_id)
 
 
-def _claimable() -> Select[*tuple[Any, ...]]:
-    """What the process `owner` may begin, if it beats, with the numbers of their next attempts."""
+def _waits_for_nobody() -> ColumnElement[bool]:
     ahead = replies.alias("ahead")
     blocked = select(literal(1)).where(ahead.c.id == replies.c.behind_id, unsettled(ahead.c.status)).exists()
+    return and_(replies.c.status == literal_column("'QUEUED'"), or_(replies.c.behind_id.is_(None), ~blocked))
+
+
+def _claimable() -> Select[*tuple[Any, ...]]:
+    """What the process `owner` may begin, if it beats, with the numbers of their next attempts."""
     beating = select(literal(1)).where(workers.c.id == bindparam("owner", type_=Id)).exists()
     return (
         with_user()
         .with_only_columns(*_LEASED, conversations.c.user_id, maintain_column_froms=True)
         .add_columns((replies.c.attempt + 1).label("attempt"))
-        .where(replies.c.status == literal_column("'QUEUED'"), or_(replies.c.behind_id.is_(None), ~blocked), beating)
+        .where(_waits_for_nobody(), beating)
         .order_by(replies.c.queued_at, replies.c.id)
         .limit(bindparam("most", type_=Integer))
         .with_for_update(key_share=True, skip_locked=True, of=replies)
@@ -231,6 +239,7 @@ _PROGRESS = select(replies.c.status, func.coalesce(replies.c.last_seq, _newest(r
 _STREAMING = select(replies.c.id, replies.c.attempt, replies.c.stop_requested).where(
     replies.c.status == literal_column("'STREAMING'"), replies.c.owner == bindparam("owner", type_=Id)
 )
+_ANY_CLAIMABLE = select(replies.c.id).where(_waits_for_nobody()).limit(literal_column("1"))
 _CLAIMABLE = _claimable().add_columns(_newest(replies.c.id).label("newest"))
 _TAKE = _take().where(listed(replies.c.id, "ids", is_sqlite=True))
 _CLAIM = _claim()

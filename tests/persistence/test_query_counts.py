@@ -130,12 +130,27 @@ async def test_an_idle_worker_sends_one_statement_for_each_question_and_two_for_
     async with shelf.storage.write() as work:
         await work.log.sweep(shelf.clock.later())
         await work.commit()
-    questions = ("claim", "held", "beat", "sweep", "purge", "users", "rates", "keys", "feed", "expired", "orphans")
-    assert [await statements(ask) for ask in questions] == [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2]
+    questions = (
+        "claimable",
+        "claim",
+        "held",
+        "beat",
+        "sweep",
+        "purge",
+        "users",
+        "rates",
+        "keys",
+        "feed",
+        "expired",
+        "orphans",
+    )
+    assert [await statements(ask) for ask in questions] == [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2]
 
 
 async def _idle(work: UnitOfWork, ask: str) -> None:
     match ask:
+        case "claimable":
+            await work.replies.claimable()
         case "claim":
             await work.replies.claim("work_1", 50)
         case "orphans":
