@@ -46,7 +46,7 @@ class CompletionsClient:
         """
         post = self._post = self._post or self._prepared()
         try:
-            response: aiohttp.ClientResponse = await post(data=body)
+            response: aiohttp.ClientResponse = await post(data=aiohttp.BytesPayload(body))
         except aiohttp.ClientError as error:
             if tries > 1 and never_sent(error):
                 return await self.post(body, tries - 1)

@@ -33,5 +33,7 @@ class Storable:
     @staticmethod
     def whole(text: str) -> str:
         """A text that is complete: pairs are joined, halves and U+0000 replaced."""
+        if text.isascii() and "\0" not in text:
+            return text
         paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         return paired.replace("\0", "\ufffd")
