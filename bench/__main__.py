@@ -62,7 +62,7 @@ async def _streamed(kind: Kind, dialect: Dialect, load: Load, **environment: str
 
 
 async def with_everything_on(quick: bool) -> tuple[str, bool]:
-    """Accounts, limits, metrics and logs, against none of them."""
+    """Accounts, limits, metrics and logs, against none of them. All streams are of one user."""
     load = Load(10, 50, 50) if quick else Load(100, 250, 50)
     off = await _streamed(SQLITE, OURS, load)
     environment = sends.LOGS | sends.ACCOUNTS | {"TERTULIA_SECRET_KEY": token_urlsafe(48)}
@@ -143,7 +143,7 @@ CASES = (
     Case("Sends", sending),
     Case("Idle subscriptions", idle_subscriptions),
     Case("Long conversations and long lists", long_conversations),
-    Case("Accounts, limits, metrics and logs", with_everything_on),
+    Case("Accounts, limits, metrics and logs, 100 streams of one user", with_everything_on),
     streams(Load(100, 250, 50, readers=4), (*BOTH, PEERS[0], PEERS[2])),
     streams(Load(50, 250, 50), (*BOTH, *PEERS)),
     streams(Load(50, 750, 50), (*BOTH, *PEERS)),
