@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from domain import worker
 from domain.errors import StorageError
 from domain.events import StatusChanged
 from domain.inputs import EditMessage, RegenerateReply, SendMessage
@@ -18,6 +19,7 @@ from tertulia.services import open_services
 from tests.domain.conftest import ME, Talk
 from tests.domain.test_streaming import gated
 from tests.doubles import ScriptedModel, WordCounter, answer
+from tests.patience import PATIENCE_SECONDS
 from tests.serving import settings_for
 
 
@@ -82,9 +84,10 @@ async def test_where_all_places_are_taken_replies_are_queued(tmp_path: Path, mod
     model.play(gated("one", whole), answer("two"))
     settings = settings_for(tmp_path, max_live_replies=1)
     async with open_services(settings, model=model, tokens=WordCounter()) as running:
-        running.worker.places.crowded = False
         talk = Talk(running, model)
-        sent = [await talk.send(f"Message {n}") for n in range(2)]
+        async with running.worker._claiming:  # a look at the queue holds what is free
+            running.worker.places.crowded = False
+            sent = [await talk.send(f"Message {n}") for n in range(2)]
         assert [status(each) for each in sent] == [ReplyStatus.STREAMING, ReplyStatus.QUEUED]
         whole.set()
         assert (await talk.settled(sent[1].reply_id)).text == "two"
@@ -123,8 +126,9 @@ async def test_a_reply_whose_commit_got_no_answer_is_made_once_all_the_same(
 
 
 async def test_a_server_that_stops_waits_for_a_reply_that_is_being_stored_and_takes_no_more(
-    tmp_path: Path, model: ScriptedModel
+    tmp_path: Path, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(worker, "FAREWELL_SECONDS", PATIENCE_SECONDS)
     model.play([asyncio.Event()])
     async with open_services(settings_for(tmp_path), model=model, tokens=WordCounter()) as running:
         running.worker.places.crowded = False

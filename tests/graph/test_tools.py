@@ -12,6 +12,7 @@ from domain.tasks import Task, TaskPriority, TaskStatus
 from tests.doubles import ScriptedModel, answer, calling
 from tests.graph.tool_pages import SEND, sent
 from tests.letters import PostOffice
+from tests.patience import PATIENCE_SECONDS
 from tests.serving import Serving, serving, settings_for
 
 
@@ -64,7 +65,7 @@ async def test_the_texts_of_calls_count_towards_the_length_of_an_answer(
     monkeypatch.setattr("graph.context.MAX_CHARACTERS", 200)
     model.play(calling(("postage", f'{{"grams": 20{" " * 150}}}')), answer("85 cents."))
     reply_id = await sent(server)
-    await server.running.services.stream.settled(reply_id, 10)
+    await server.running.services.stream.settled(reply_id, PATIENCE_SECONDS)
     query = "query ($id: ID!) { message(id: $id) { parts { ... on ToolCallPart { toolCall { argumentsText } } } } }"
     await server.ask(query, id=reply_id)
     twice = query.replace("argumentsText", "argumentsText again: argumentsText")

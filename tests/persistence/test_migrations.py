@@ -14,6 +14,7 @@ from persistence import schema
 from persistence.database import Database
 from persistence.tables import messages, metadata, replies, reply_events, users
 from tests.contracts.storing import Shelf, only_sqlite
+from tests.patience import PATIENCE_SECONDS
 
 
 async def tables(database: Database) -> set[str]:
@@ -92,7 +93,10 @@ async def test_upgrading_twice_is_harmless(empty: Database) -> None:
     assert await schema.drift(empty) == []
 
 
-async def test_of_several_upgrades_at_once_one_does_the_work_and_the_others_wait(empty: Database) -> None:
+async def test_of_several_upgrades_at_once_one_does_the_work_and_the_others_wait(
+    empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("persistence.database.BUSY_SECONDS", int(PATIENCE_SECONDS))
     url = empty.url.render_as_string(hide_password=False)
     several = [Database(url) for _ in range(5)]
     await asyncio.gather(*(schema.upgrade(database) for database in several))

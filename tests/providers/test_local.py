@@ -19,6 +19,7 @@ from providers import local
 from providers.chat import ChatOptions, OpenAIChatModel
 from providers.local import LOCAL_MODEL, LocalModelError, LocalModelProcess, find_local_model
 from tests.doubles import RecordingTelemetry
+from tests.patience import PATIENCE_SECONDS
 from tests.providers.asking import request
 
 WEIGHTS = find_local_model()
@@ -65,7 +66,7 @@ async def _ends(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        readable, _, _ = await asyncio.to_thread(select.select, [handle], [], [], 10)
+        readable, _, _ = await asyncio.to_thread(select.select, [handle], [], [], PATIENCE_SECONDS)
     finally:
         os.close(handle)
     assert readable, "the process is still there"
@@ -112,7 +113,7 @@ async def test_a_conversation_longer_than_a_slot_is_too_long(chat: OpenAIChatMod
 async def test_a_child_that_dies_comes_back_at_the_same_address(process: LocalModelProcess) -> None:
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
-    patient = ChatOptions(max_retries=100, retry_base=0.2, retry_cap=0.2, total_timeout=30)
+    patient = ChatOptions(max_retries=1_000, retry_base=0.2, retry_cap=0.2, total_timeout=PATIENCE_SECONDS)
     chat = OpenAIChatModel([process.provider()], patient, RecordingTelemetry())
     assert await _ask(chat, "Hello!")
     await chat.aclose()
