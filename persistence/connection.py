@@ -141,6 +141,10 @@ class Transaction(Protocol):
     def in_doubt(self) -> bool:
         """Nobody knows what was left behind: the connection must be given up."""
 
+    @property
+    def has_begun(self) -> bool:
+        """What is sent next is not its first statement."""
+
     def failed(self) -> None:
         """A statement of SQLAlchemy's has."""
 
@@ -185,6 +189,11 @@ class Connection:
     async def run(self, work: Callable[[sqlalchemy.Connection], T]) -> T:
         """Run code that is written for a blocking connection."""
         return await self._whole(self._connection.run_sync(work))
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether something was executed, or is to be, before what is sent next."""
+        return self._transaction.has_begun
 
     async def commit(self) -> None:
         await self._driven(self._transaction.commit())

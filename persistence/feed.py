@@ -2,10 +2,12 @@
 
 The number comes from the user's row, whose lock lasts until the commit: of one user's events a later number never
 commits before an earlier one, so a reader that goes on from a number misses nothing. The lock is taken last, of
-several users in the order of their ids: so it is held shortly, and no two transactions wait for each other. Nothing
-here knows who reads.
+several users in the order of their ids: so it is held shortly, and no two transactions wait for each other. What is put
+down first is told in the message of the commit, so that the lock is held over no round trip. Nothing here knows who
+reads.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,15 +20,20 @@ from sqlalchemy import (
     Update,
     and_,
     bindparam,
+    cast,
     column,
     delete,
     func,
     insert,
+    literal_column,
     select,
+    true,
     tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.selectable import TableValuedAlias
+from sqlalchemy.types import TypeEngine
 
 from domain.conversations import Change, ConversationEvent
 from persistence.connection import AnyRow, Connection, unnested
@@ -69,11 +76,22 @@ class SqlFeed:
 
     async def told(self) -> dict[str, list[Any]]:
         """What was remembered, as the parameters of TELLING: whoever takes it executes that, last of all."""
+        rows, totals = await self._taken_in_order()
+        arrays: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in STORED}
+        return arrays | {"owner": list(totals), "total": list(totals.values())}
+
+    async def put_down(self) -> dict[str, str]:
+        """What was remembered, as the parameters of PUTTING_DOWN: whoever takes it executes that, and TOLD last."""
+        rows, totals = await self._taken_in_order()
+        owners = [{"owner": owner, "total": total} for owner, total in totals.items()]
+        return {"put_owners": json.dumps(owners), "put_rows": json.dumps(rows)}
+
+    async def _taken_in_order(self) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """For statements that may lock several users in any order."""
         rows, totals = self._taken()
         if len(totals) > 1:
             await self._hold(list(totals))
-        arrays: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in STORED}
-        return arrays | {"owner": list(totals), "total": list(totals.values())}
+        return rows, totals
 
     def _taken(self) -> tuple[list[dict[str, Any]], dict[str, int]]:
         """The rows, and how many numbers each user needs."""
@@ -150,18 +168,8 @@ def _raising() -> Update:
     return update(users).where(users.c.id == totals.c.key).values(event_seq=raised)
 
 
-def _telling() -> postgresql.Insert:
+def _telling(given: TableValuedAlias, happened: TableValuedAlias) -> postgresql.Insert:
     """Raise the counters of any number of users, and store any number of events with the numbers that these give."""
-    given = unnested("given", owner=Id(), total=BigInteger())
-    happened = unnested(
-        "happened",
-        user_id=Id(),
-        place=BigInteger(),
-        kind=Text(),
-        conversation_id=Id(),
-        message_id=Id(),
-        tool_call_id=Id(),
-    )
     moved = (
         update(users)
         .where(users.c.id == given.c.owner)
@@ -181,8 +189,28 @@ def _telling() -> postgresql.Insert:
     return postgresql.insert(conversation_events).from_select(_COLUMNS, rows)
 
 
+def _put_down(setting: str, columns: Mapping[str, TypeEngine[Any]]) -> TableValuedAlias:
+    """What PUTTING_DOWN has put into a setting, as a table."""
+    rows = func.jsonb_to_recordset(cast(func.current_setting(literal_column(f"'{setting}'")), postgresql.JSONB))
+    return rows.table_valued(*(column(name, kind) for name, kind in columns.items())).render_derived(with_types=True)
+
+
 _COLUMNS = ["user_id", "seq", "kind", "conversation_id", "message_id", "tool_call_id", "at"]
 _STORING = _storing()
 _RAISING = _raising()
-TELLING = _telling()
+_OWNERS: dict[str, TypeEngine[Any]] = {"owner": Id(), "total": BigInteger()}
+_HAPPENED: dict[str, TypeEngine[Any]] = {
+    **{"user_id": Id(), "place": BigInteger(), "kind": Text()},
+    **{"conversation_id": Id(), "message_id": Id(), "tool_call_id": Id()},
+}
+TELLING = _telling(unnested("given", "", **_OWNERS), unnested("happened", "", **_HAPPENED))
 """Numbers and stores what is `told`, on PostgreSQL."""
+PUT_OWNERS, PUT_ROWS = "tertulia.owners", "tertulia.rows"
+"""Settings of a transaction."""
+PUTTING_DOWN = select(
+    func.set_config(PUT_OWNERS, bindparam("put_owners", type_=Text), true()),
+    func.set_config(PUT_ROWS, bindparam("put_rows", type_=Text), true()),
+)
+TOLD = _telling(_put_down(PUT_OWNERS, _OWNERS), _put_down(PUT_ROWS, _HAPPENED))
+"""Numbers and stores what was `put_down` in the same transaction. Without parameters: so it goes out with the commit,
+and nobody waits for a user's row while our COMMIT is on its way."""

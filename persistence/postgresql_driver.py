@@ -1,7 +1,8 @@
 """Transactions on asyncpg itself: SQLAlchemy is told that each statement commits, and so sends nothing around them.
 
 What gives no rows waits until something that does, or the commit, is sent. A transaction begins with its first
-statement; if that is all there is to commit, it commits by itself. Nothing here knows what is stored.
+statement; if that is all there is to commit, it commits by itself. A last statement without parameters goes out in
+the message of the COMMIT: what it locks is held over no round trip. Nothing here knows what is stored.
 """
 
 from collections.abc import Coroutine, Iterable, Sequence
@@ -29,6 +30,10 @@ class PostgresqlTransaction:
     def is_at_rest(self) -> bool:
         return not self.in_doubt and (self._connection.is_closed() or not self._connection.is_in_transaction())
 
+    @property
+    def has_begun(self) -> bool:
+        return self._open or bool(self._deferred)
+
     def failed(self) -> None:
         self.in_doubt = self.in_doubt or not self._open
 
@@ -53,11 +58,14 @@ class PostgresqlTransaction:
 
     async def commit(self) -> None:
         """PostgreSQL answers ROLLBACK when something has failed."""
+        script = "COMMIT"
         if len(self._deferred) == 1 and not self._open:
             await self._fetched(*self._deferred.pop())
         elif self._deferred:
+            if not self._deferred[-1][1]:
+                script = f"{self._deferred.pop()[0]}; COMMIT"
             await self.begin()
-        if self._open and await self._connection.execute("COMMIT") != "COMMIT":
+        if self._open and await self._connection.execute(script) != "COMMIT":
             raise asyncpg.InFailedSQLTransactionError
         self._open = False
 

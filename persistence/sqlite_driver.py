@@ -61,6 +61,10 @@ class OneVisitConnection(aiosqlite.Connection):
         self.end = super().stop()
         return self.end
 
+    @property
+    def has_begun(self) -> bool:
+        return self._in_transaction or bool(self._deferred)
+
     def is_closed(self) -> bool:
         """As asyncpg's."""
         return not self._running

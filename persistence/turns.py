@@ -1,13 +1,14 @@
 """Turns: a message and its answer, their reply and what they change of the conversation, stored together.
 
-On PostgreSQL that is one statement, which also tells the user of it, on SQLite one for each row. Locks: see
+On PostgreSQL that is one statement, which also tells the user of it where nothing went before, and so commits by
+itself; otherwise that is told with the commit. On SQLite it is one for each row. Locks: see
 `persistence/conversations.py`.
 """
 
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, Insert, Table, Update, bindparam, false, insert, literal_column, update
+from sqlalchemy import BindParameter, Insert, Select, Table, Update, bindparam, false, insert, literal_column, update
 
 from domain.conversations import Conversation, Message
 from domain.replies import Reply
@@ -15,7 +16,7 @@ from domain.storage import Turn
 from persistence.connection import Connection
 from persistence.conversations import settings_to_json
 from persistence.events import parts_to_json
-from persistence.feed import TELLING, SqlFeed
+from persistence.feed import PUTTING_DOWN, TELLING, TOLD, SqlFeed
 from persistence.paths import Jump, jump_under, jump_under_new
 from persistence.tables import Id, conversations, messages, replies, reply_events
 
@@ -31,9 +32,11 @@ class SqlTurns:
         if self._connection.is_sqlite:
             for statement in _one_by_one(parts):
                 await self._connection.send(statement, rows)
+        elif self._connection.has_begun:
+            await self._connection.send(_together(parts, PUTTING_DOWN), rows | await self._feed.put_down())
+            await self._connection.send(TOLD, {})
         else:
-            told = await self._feed.told()
-            await self._connection.send(_together(parts), rows | told)
+            await self._connection.send(_together(parts, TELLING), rows | await self._feed.told())
 
 
 class _Parts(NamedTuple):
@@ -45,10 +48,9 @@ class _Parts(NamedTuple):
 
 
 @cache
-def _together(parts: _Parts) -> Insert:
+def _together(parts: _Parts, last: Insert | Select[*tuple[Any, ...]]) -> Insert | Select[*tuple[Any, ...]]:
     """All as one, and what is told of it: PostgreSQL looks at foreign keys at the end of a statement."""
-    *others, last = [*_one_by_one(parts), TELLING]
-    return last.add_cte(*(other.cte(f"row_{number}") for number, other in enumerate(others)))
+    return last.add_cte(*(each.cte(f"row_{number}") for number, each in enumerate(_one_by_one(parts))))
 
 
 @cache

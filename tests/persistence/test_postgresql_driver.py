@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import bindparam, insert, literal_column, select
 
 from domain.errors import DataRefused
 from persistence.connection import Connection
@@ -16,6 +16,13 @@ from tests.contracts.storing import BEGINNING, only_postgresql
 
 pytestmark = only_postgresql
 ADD = insert(users).values(id=bindparam("user", type_=Id), created_at=BEGINNING)
+COPY = insert(users).from_select(
+    ["id", "created_at"],
+    select(users.c.id + literal_column("' else'"), users.c.created_at).where(
+        users.c.id == literal_column("'somebody'")
+    ),
+)
+"""Without parameters."""
 NAMES = select(users.c.id).where(users.c.id.like("some%"))
 
 
@@ -49,6 +56,25 @@ async def test_a_statement_that_is_all_of_a_unit_commits_by_itself(single: Datab
         await connection.commit()
     assert sent == ["INSERT"]
     assert await names(single) == ["somebody"]
+
+
+async def test_a_last_statement_without_parameters_goes_out_with_the_commit(single: Database) -> None:
+    async with single.connect(writing=True) as connection, verbs(connection) as sent:
+        await connection.send(ADD, {"user": "somebody"})
+        await connection.send(COPY, {})
+        await connection.commit()
+    assert sent == ["BEGIN", "INSERT", "INSERT"]
+    assert await names(single) == ["somebody", "somebody else"]
+
+
+async def test_when_that_statement_fails_nothing_is_stored_and_the_connection_goes_on(single: Database) -> None:
+    async with single.connect(writing=True) as connection:
+        await connection.send(ADD, {"user": "somebody"})
+        await connection.send(COPY, {})
+        await connection.send(COPY, {})
+        with pytest.raises(DataRefused):
+            await connection.commit()
+    assert await names(single) == []
 
 
 async def test_several_statements_are_one_transaction(single: Database) -> None:
