@@ -1,12 +1,7 @@
-"""How operations are executed: our executor, errors masked on every path, and results told apart for the transports.
+"""How operations are executed: their results, errors masked on every path, and results told apart for the transports.
 
 Of Strawberry this takes types and resolvers, and graphql-core's executor, but not what it does around an operation for
 extensions and middleware: we have none, and that cost more than the resolvers. What needs no execution goes by plans.
-
-The executor remembers collected subfields and plans by the field *nodes*, with the document where it can. graphql-core
-3.3.2 keys that memo by the identity of a list which is new for every event of a subscription, so its memo grows with
-the stream (about 1.5 KB per event) and is never hit; keyed by nodes, which live as long as the document, memory stays
-flat and events are cheaper.
 
 Nothing here knows transports: how each kind of result is put on the wire is theirs.
 """
@@ -18,13 +13,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import strawberry
-from graphql import GraphQLError, GraphQLObjectType
+from graphql import GraphQLError
 from graphql.execution import create_source_event_stream
-from graphql.execution.collect_fields import CollectedFields, FieldDetailsList, collect_subfields
 from strawberry.exceptions import MissingQueryError
-from strawberry.execution.is_awaitable import optimized_is_awaitable
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
-from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
@@ -33,78 +25,12 @@ from domain.errors import ErrorCode
 from graph.context import Context
 from graph.encoded import EncodedResult
 from graph.errors import Unexpected, masked
+from graph.executor import ReplyExecutor
 from graph.lanes import LANE
-from graph.operations import AskedOperation, Memo
-from graph.plans import Asker, Show, event_plan, object_plan
+from graph.operations import AskedOperation
 
 ABOUT_THE_REQUEST = (MissingQueryError, CannotGetOperationTypeError, InvalidOperationTypeError)
 Result = ExecutionResult | EncodedResult
-
-
-class ReplyExecutor(StrawberryGraphQLCoreExecutionContext):
-    """Shows by plans what has one, see `plans.py`."""
-
-    def remember(self, memo: Memo) -> None:
-        """Work out with this memo, which belongs to the operation's document, what is not in it yet."""
-        self._relevant_sub_fields = memo.subfields
-        self._plans = memo.plans
-
-    def planned(self, event: object) -> EncodedResult | None:
-        """The result of an event of this subscription; None where it has to be executed."""
-        key = (id(self.operation), type(event))
-        if key not in self._plans:
-            self._plans[key] = event_plan(self, type(event))
-        plan = self._plans[key]
-        return None if plan is None else cast("EncodedResult | None", self._tried(plan.result, event))
-
-    def plan_of(self, object_type: GraphQLObjectType, details: FieldDetailsList) -> Show | None:
-        key = (object_type, *(id(each.node) for each in details))
-        if key not in self._plans:
-            self._plans[key] = object_plan(self, object_type, details)
-        return cast("Show | None", self._plans[key])
-
-    def collect_and_execute_subfields(
-        self,
-        return_type: GraphQLObjectType,
-        field_details_list: FieldDetailsList,
-        path: Any,  # noqa: ANN401  graphql-core's, as the next one
-        result: Any,  # noqa: ANN401
-        position_context: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
-        plan = self.plan_of(return_type, field_details_list)
-        shown = None if plan is None else self._tried(plan, result)
-        if shown is not None:
-            return shown
-        return super().collect_and_execute_subfields(return_type, field_details_list, path, result, position_context)
-
-    def _tried(self, show: Show, value: object) -> Any:  # noqa: ANN401
-        """None where execution has to show it, which counts by itself what it shows."""
-        context = self.context_value
-        counted = context.characters if isinstance(context, Context) else 0
-        try:
-            return show(value, Asker(context))
-        except Exception:
-            if isinstance(context, Context):
-                context.characters = counted
-            return None
-
-    def collect_subfields(
-        self, return_type: GraphQLObjectType, field_details_list: FieldDetailsList
-    ) -> CollectedFields:
-        memo: dict[Any, Any] = self._relevant_sub_fields
-        key = (return_type, *(id(details.node) for details in field_details_list))
-        collected = memo.get(key)
-        if collected is None:
-            collected = memo[key] = collect_subfields(
-                self.schema,
-                self.fragments,
-                self.variable_values,
-                self.operation,
-                return_type,
-                field_details_list,
-                self.hide_suggestions,
-            )
-        return collected
 
 
 @dataclass
@@ -179,7 +105,7 @@ class MaskingSchema(strawberry.Schema):
         if refusals := asked.refusals(self._schema, allowed, caller):
             yield self._without_data(asked, PreExecutionError(None, refusals))
             return
-        executor = self._executor(asked, context)
+        executor = ReplyExecutor.of(self._schema, asked, context)
         if not isinstance(executor, ReplyExecutor):
             yield self._without_data(asked, PreExecutionError(None, executor))
         elif asked.subscribes:
@@ -188,22 +114,6 @@ class MaskingSchema(strawberry.Schema):
                     yield result
         else:
             yield await self._result(asked, executor)
-
-    def _executor(self, asked: AskedOperation, context: Any) -> ReplyExecutor | list[GraphQLError]:  # noqa: ANN401
-        """The errors of the variables where those are wrong."""
-        prepared = asked.prepared
-        assert prepared is not None
-        executor = ReplyExecutor.build(
-            self._schema,
-            prepared.document,
-            context_value=context,
-            raw_variable_values=asked.variables,
-            operation_name=asked.name,
-            is_awaitable=cast("Any", optimized_is_awaitable),
-        )
-        if isinstance(executor, ReplyExecutor):
-            executor.remember(prepared.memo or Memo())
-        return cast("ReplyExecutor | list[GraphQLError]", executor)
 
     async def _result(self, asked: AskedOperation, executor: ReplyExecutor) -> Result:
         try:

@@ -22,6 +22,7 @@ from graphql import (
     specified_rules,
     validate,
 )
+from graphql.execution.collect_fields import FragmentDetails
 from strawberry.exceptions import MissingQueryError
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRule
@@ -71,6 +72,8 @@ class Prepared:
     document: DocumentNode
     errors: list[GraphQLError]
     varying_costs: dict[str | None, VaryingCost]
+    definitions: dict[str, FragmentDefinitionNode]
+    fragments: dict[str, FragmentDetails]
     memo: Memo | None
 
 
@@ -86,7 +89,9 @@ def _prepared(schema: GraphQLSchema, query: str) -> Prepared:
     varying_costs = check_costs(schema, document)
     errors = [_of_the_document(error) for error in validate(schema, document, RULES, max_errors=MAX_ERRORS)]
     memo = None if "skip" in query or "include" in query else Memo()  # an @ may stand apart from its name
-    return Prepared(document, errors, varying_costs, memo)
+    named = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
+    fragments = {name: FragmentDetails(node) for name, node in named.items()}
+    return Prepared(document, errors, varying_costs, named, fragments, memo)
 
 
 def _of_the_document(error: GraphQLError) -> GraphQLError:

@@ -20,7 +20,8 @@ from graph.accounts import AccountMutation
 from graph.approvals import ApprovalMutation
 from graph.conversations import ConversationMutation, ConversationQuery
 from graph.errors import ERROR_TYPES, Unexpected
-from graph.execution import MaskingSchema, ReplyExecutor
+from graph.execution import MaskingSchema
+from graph.executor import ReplyExecutor
 from graph.feed import EVENT_TYPES as CONVERSATION_EVENT_TYPES
 from graph.feed import FeedSubscription
 from graph.messages import ReasoningPart, TextPart, ToolCallPart
