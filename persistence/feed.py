@@ -71,6 +71,9 @@ class SqlFeed:
             return
         if self._connection.is_sqlite:
             await self._write_in_two_steps(*self._taken())
+        elif self._connection.has_begun:
+            await self._connection.send(PUTTING_DOWN, await self.put_down())
+            await self._connection.send(TOLD, {})
         else:
             await self._connection.send(TELLING, await self.told())
 
