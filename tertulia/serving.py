@@ -7,7 +7,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from tertulia.frames import DirectWebSocketProtocol
-from tertulia.handshakes import DirectHttpProtocol
+from tertulia.heads import BoundedHttpProtocol
 
 MAX_FRAME_BYTES = 262_144
 PING_SECONDS = 25.0
@@ -43,7 +43,7 @@ def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="auto",
-        http=DirectHttpProtocol,
+        http=BoundedHttpProtocol,
         ws=DirectWebSocketProtocol,
         ws_max_size=MAX_FRAME_BYTES,
         ws_per_message_deflate=False,
