@@ -150,6 +150,7 @@ class McpConnection:
         while offered is not None and offered.list_changed:
             try:
                 async with client.listen(tools_list_changed=True) as changes:
+                    self._wake.set()  # what changed since they were listed was not told
                     async for _ in changes:
                         self._wake.set()
             except SubscriptionLost:
