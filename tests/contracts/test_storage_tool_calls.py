@@ -319,3 +319,15 @@ async def test_what_was_allowed_is_allowed_in_its_conversation_alone_however_oft
     async with shelf.storage.read() as work:
         assert await work.tool_calls.allowed(mine.id) == {"add_task", "mail"}
         assert await work.tool_calls.allowed(other.id) == frozenset()
+
+
+@only_postgresql
+async def test_an_end_waits_for_calls_that_are_just_being_stored_and_closes_them(shelf: Shelf) -> None:
+    pen = await shelf.calling(a_call(RUNNING))
+    async with shelf.storage.write() as storing:
+        assert await storing.tool_calls.add(pen.lease, [(1, a_call(RUNNING)), (2, a_call())])
+        ending = asyncio.create_task(shelf.flush(pen.entry(outcome=DONE)))
+        await shelf.somebody_waits()
+        await storing.commit()
+    assert await ending == [True]
+    assert all(call.status.ended for call in (await shelf.calls(pen.id)).values())
