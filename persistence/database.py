@@ -34,6 +34,9 @@ DRIVERS = {
 SERVER_OPTIONS = {"host", "port", "ssl"}
 SOUND_SQLITE = (3, 51, 3)
 SQLITE_READERS = 4
+UNDO_IN_MEMORY = "temp_store=MEMORY"
+"""What undoes a statement that fails halfway is a copy of each page it changes: as a file that was a third of the
+system's work for a flush."""
 BUSY_SECONDS = 5
 CONNECT_SECONDS = 10
 IDLE_SECONDS = 5
@@ -96,7 +99,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._closing: set[asyncio.Task[None]] = set()
         if self.is_sqlite:
-            self._writer = Pool(_sqlite(self.url, "BEGIN IMMEDIATE"), 1, pool_seconds)
+            self._writer = Pool(_sqlite(self.url, "BEGIN IMMEDIATE", UNDO_IN_MEMORY), 1, pool_seconds)
             self._reader = Pool(_sqlite(self.url, "BEGIN", "query_only=ON"), SQLITE_READERS, pool_seconds)
         else:
             self._writer = self._reader = Pool(_postgresql(self.url, statement_seconds), pool_size, pool_seconds)
