@@ -360,20 +360,6 @@ async def test_deleting_a_conversation_and_settling_its_reply_do_not_wait_for_ea
     assert await shelf.status(pen.id) is ReplyStatus.COMPLETE
 
 
-async def test_a_reply_is_claimable_while_it_is_queued_and_waits_for_nobody(shelf: Shelf) -> None:
-    async def claimable() -> bool:
-        async with shelf.storage.peek() as work:
-            return await work.replies.claimable()
-
-    assert not await claimable()
-    _, (a, _b) = await chain(shelf, 2)
-    assert await claimable()
-    await shelf.claim()
-    assert not await claimable()
-    await shelf.stop(a)
-    assert not await claimable()
-
-
 # ── where things stand ──
 
 

@@ -5,6 +5,7 @@ import asyncio
 from domain.events import Finished, LoggedEvent, Retrying, StatusChanged
 from domain.replies import ReplyStatus, Usage
 from tests.contracts.storing import ANSWER, DONE, LOST_ATTEMPT, OWNER, Pen, Shelf, ids
+from tests.contracts.test_storage_replies import chain
 
 LONG = 3_600.0
 
@@ -174,3 +175,17 @@ async def test_a_name_that_was_buried_cannot_beat_again(shelf: Shelf) -> None:
         assert await work.workers.beat(OWNER)
         await work.workers.orphans(0, 1)
         assert not await work.workers.beat(OWNER)
+
+
+async def test_a_reply_is_claimable_while_it_is_queued_and_waits_for_nobody(shelf: Shelf) -> None:
+    async def claimable() -> bool:
+        async with shelf.storage.peek() as work:
+            return await work.replies.claimable()
+
+    assert not await claimable()
+    _, (a, _b) = await chain(shelf, 2)
+    assert await claimable()
+    await shelf.claim()
+    assert not await claimable()
+    await shelf.stop(a)
+    assert not await claimable()

@@ -10,6 +10,7 @@ from aiohttp import encode_basic_auth, web
 from domain.errors import ReplyErrorCode
 from domain.models import TextChunk
 from providers import errors
+from tests.patience import PATIENCE_SECONDS
 from tests.providers.asking import KEY, Asking, asking, request
 from tests.providers.endpoint import WHOLE, WINDOW_BITS, ScriptedEndpoint, compressed, finish, said, stream
 
@@ -116,7 +117,7 @@ async def test_leaving_a_compressed_answer_closes_the_request(endpoint: Scripted
     chunks = chat.model.stream(request())
     await anext(chunks)
     await chunks.aclose()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await endpoint.client_left.wait()
 
 
