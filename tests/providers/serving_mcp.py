@@ -14,6 +14,7 @@ from domain.tools import Tool
 from providers.mcp import McpServers
 from providers.mcp_connection import McpServer
 from tests.patience import PATIENCE_SECONDS
+from tests.system.processes import free_port
 
 FAKE = Path(__file__).with_name("mcp_fake.py")
 
@@ -28,7 +29,7 @@ class Site:
     """A server over HTTP in a process of its own, on a port that it has again when it is started again."""
 
     kind: str
-    port: int = 0
+    port: int = field(default_factory=free_port)
     _process: asyncio.subprocess.Process | None = field(default=None)
 
     @property
@@ -36,12 +37,14 @@ class Site:
         return McpServer("fake", url=f"http://127.0.0.1:{self.port}/mcp")
 
     async def start(self) -> None:
-        """It listens already when this returns, and answers as soon as it can."""
+        """It listens already when this returns, and answers as soon as it can. One that dies is gone before that."""
+        if self._process is not None:
+            await self._process.wait()
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", self.port))
             listener.listen()
-            self.port, number = listener.getsockname()[1], listener.fileno()
+            number = listener.fileno()
             command = (sys.executable, str(FAKE), self.kind, str(number))
             self._process = await asyncio.create_subprocess_exec(*command, pass_fds=(number,))
 
