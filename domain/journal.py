@@ -7,6 +7,7 @@ same numbered rows are sent again, so a lost answer doubles nothing. Nothing her
 """
 
 import asyncio
+import time
 from contextlib import suppress
 from math import ceil
 
@@ -87,21 +88,21 @@ class Journal:
     async def run(self) -> None:
         """Flush until cancelled.
 
-        In a tick every model has its turn, in groups. Half of the time is left to everything else, up to the longest
-        pause, so under load ticks are longer and deltas larger.
+        In a tick every model has its turn, in groups. As much time as this process worked on them is left to everything
+        else, up to the longest pause, so under load ticks are longer and deltas larger. Waiting is no work.
         """
         while True:
             await self._turns.wanted.wait()
             await self._until_due()
-            began = self.clock()
+            began, worked = self.clock(), time.process_time()
             urgent_only = bool(self._urgent) and began < self._due
             share = 1 / max(1, ceil(len(self._turns) / GROUP))
             if not urgent_only:
                 await self._turns.give(share)
             await self._flush_those_of(self._urgent if urgent_only else self._waiting)
             if not urgent_only:
-                spent = self.clock() - began
-                self._due = began + max(share * TICK_SECONDS, spent + min(spent, share * LONGEST_PAUSE_SECONDS))
+                worked = time.process_time() - worked
+                self._due = max(began + share * TICK_SECONDS, self.clock() + min(worked, share * LONGEST_PAUSE_SECONDS))
 
     async def _flush_those_of(self, chosen: dict[Tail, None]) -> None:
         batch = list(chosen)
