@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from domain.accounts import API_KEY_PREFIX, LOCAL_USER_ID, AuthMethod, Claims, Identity, User, digest
-from domain.errors import RateLimited, Unauthenticated, Unavailable
+from domain.errors import DataRefused, RateLimited, StorageError, Unauthenticated, Unavailable
 from domain.ports import Clock, Ids, Telemetry, TokenReader
 from domain.storage import Storage
 
@@ -48,9 +48,17 @@ class Authenticator:
             return LOCAL
         if token is None:
             raise Unauthenticated(SIGN_IN)
+        try:
+            return await self._identified(token, self._tokens)
+        except DataRefused:
+            raise
+        except StorageError as error:
+            raise Unavailable from error
+
+    async def _identified(self, token: str, tokens: TokenReader) -> Identity:
         if token.startswith(API_KEY_PREFIX):
             return await self._by_key(token)
-        claims = await self._tokens.read(token)
+        claims = await tokens.read(token)
         return await (self._by_session(claims) if claims.issuer is None else self._by_provider(claims, claims.issuer))
 
     async def valid(self, identities: Collection[Identity]) -> set[Identity]:

@@ -7,12 +7,14 @@ when there is no place here, or others wait for one. Nothing here knows how a re
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
 from domain.replies import Attempt, Lease, Owner
 
 Make = Callable[[Lease], Coroutine[Any, Any, None]]
+KEPT_DOUBTS = 100
 
 
 class Place:
@@ -39,6 +41,8 @@ class Places:
         self._make: Make | None = None
         self._left: Callable[[], None] | None = None
         self._making: dict[Attempt, asyncio.Task[None]] = {}
+        self._doubtful: dict[Attempt, Lease] = {}
+        self._context = copy_context()
         self._held: set[Place] = set()
         self._none_held = asyncio.Event()
         self._none_held.set()
@@ -72,7 +76,8 @@ class Places:
     def hold(self) -> Iterator[Place | None]:
         """A place for a reply that is stored in this block: where it is taken the reply is made from the end on.
 
-        None where no place is free or others wait for one. A block that raises gives it back.
+        None where no place is free or others wait for one. A block that raises gives it back; whether the reply was stored
+        all the same, as by a commit whose answer was lost, the database must tell: see `resume`.
         """
         if self.crowded or self.free <= 0:
             yield None
@@ -84,6 +89,7 @@ class Places:
             yield place
         except BaseException:
             self._give_back(place)
+            self._doubt(place)
             raise
         self._give_back(place)
         if place.lease is not None:
@@ -98,9 +104,19 @@ class Places:
         finally:
             self._claiming = 0
 
+    def resume(self, attempt: Attempt) -> bool:
+        """Begin what is ours in the database, if it took a place here in a block that raised."""
+        lease = self._doubtful.pop(attempt, None)
+        if lease is None or self.closed:
+            return False
+        self.begin(lease)
+        return True
+
     def begin(self, lease: Lease) -> None:
+        """In a context that is not that of whoever asked for the reply, which outlives them."""
         assert self._make is not None, "places are free only when it is known how replies are made"
-        task = asyncio.create_task(self._make(lease), name=f"reply {lease.reply_id}")
+        made = self._make(lease)
+        task = asyncio.create_task(made, name=f"reply {lease.reply_id}", context=self._context.copy())
         self._making[lease.key] = task
         task.add_done_callback(partial(self._made, lease.key))
 
@@ -108,6 +124,13 @@ class Places:
         self._held.discard(place)
         if not self._held:
             self._none_held.set()
+
+    def _doubt(self, place: Place) -> None:
+        """The oldest is forgotten for a new one: then it is handed over, as if its process had died."""
+        if place.lease is not None:
+            self._doubtful[place.lease.key] = place.lease
+        while len(self._doubtful) > KEPT_DOUBTS:
+            del self._doubtful[next(iter(self._doubtful))]
 
     def _made(self, attempt: Attempt, _task: asyncio.Task[None]) -> None:
         self._making.pop(attempt, None)

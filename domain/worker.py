@@ -217,12 +217,13 @@ class ReplyWorker:
                 await self._tried(self._compare())
 
     async def _compare(self) -> None:
-        """Obey stops, let go of what others took over, and give back what a claim got without hearing of it."""
+        """Obey stops, let go of what others took over; begin what a send got without hearing of it, and give back what a
+        claim did."""
         async with self._claiming:
             tails = self._journal.live()
             async with self._storage.peek() as work:
                 held = {(h.reply_id, h.attempt): h.stop_requested for h in await work.replies.held(self._owner.id)}
-            unknown = [attempt for attempt in held if not self.places.know(attempt)]
+            unknown = [key for key in held if not self.places.know(key) and not self.places.resume(key)]
         for tail in tails:
             lease = tail.lease
             if lease.key not in held and tail.outcome is None:

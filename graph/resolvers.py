@@ -10,6 +10,7 @@ from dataclasses import MISSING
 from typing import Any, NamedTuple, cast
 
 from graphql import GraphQLField, GraphQLObjectType, GraphQLResolveInfo, GraphQLSchema
+from strawberry.relay import GlobalID
 from strawberry.schema.schema_converter import GraphQLCoreConverter
 from strawberry.types import get_object_definition, has_object_definition
 from strawberry.types.arguments import convert_argument
@@ -96,7 +97,7 @@ def converted(members: list[Member], given: Mapping[str, Any]) -> dict[str, Any]
 
 def conversion(type_: Any, converter: GraphQLCoreConverter) -> Convert | None:  # noqa: ANN401  a type or one of Strawberry's
     """As Strawberry converts values of a type; None where it leaves them as they are. Raises NotPlain."""
-    if isinstance(type_, StrawberryMaybe | LazyType):
+    if isinstance(type_, StrawberryMaybe | LazyType) or type_ is GlobalID:
         raise NotPlain
     if isinstance(type_, StrawberryOptional):
         return conversion(type_.of_type, converter)
@@ -116,6 +117,8 @@ def _input(type_: Any, converter: GraphQLCoreConverter) -> Convert:  # noqa: ANN
     definition = get_object_definition(type_, strict=True)
     names, fields = converter.config.name_converter, definition.fields
     try:
+        if definition.from_input is not None:
+            raise NotPlain
         members = [
             Member(names.from_field(each), each.python_name, conversion(each.resolve_type(), converter))
             for each in fields

@@ -3,8 +3,8 @@
 The number comes from the user's row, whose lock lasts until the commit: of one user's events a later number never
 commits before an earlier one, so a reader that goes on from a number misses nothing. The lock is taken last, of
 several users in the order of their ids: so it is held shortly, and no two transactions wait for each other. What is put
-down first is told in the message of the commit, so that the lock is held over no round trip. Nothing here knows who
-reads.
+down first is told in the message of the commit, so that one user's lock is held over no round trip. Nothing here knows
+who reads.
 """
 
 import json
@@ -50,6 +50,7 @@ class SqlFeed:
         self._connection = connection
         self._remembered: dict[Remembered, None] = {}
         self._skipping: set[str] = set()
+        self._is_put_down = False
 
     def add(
         self,
@@ -67,13 +68,16 @@ class SqlFeed:
 
     async def write(self) -> None:
         """Number and store what was remembered. Nothing may follow in the transaction but its commit."""
+        if self._is_put_down:
+            self._is_put_down = False
+            await self._connection.send(TOLD, {})
         if not self._remembered and not self._skipping:
             return
         if self._connection.is_sqlite:
             await self._write_in_two_steps(*self._taken())
         elif self._connection.has_begun:
             await self._connection.send(PUTTING_DOWN, await self.put_down())
-            await self._connection.send(TOLD, {})
+            await self.write()
         else:
             await self._connection.send(TELLING, await self.told())
 
@@ -84,7 +88,8 @@ class SqlFeed:
         return arrays | {"owner": list(totals), "total": list(totals.values())}
 
     async def put_down(self) -> dict[str, str]:
-        """What was remembered, as the parameters of PUTTING_DOWN: whoever takes it executes that, and TOLD last."""
+        """What was remembered, as the parameters of PUTTING_DOWN: whoever takes it executes that before `write`."""
+        self._is_put_down = True
         rows, totals = await self._taken_in_order()
         owners = [{"owner": owner, "total": total} for owner, total in totals.items()]
         return {"put_owners": json.dumps(owners), "put_rows": json.dumps(rows)}

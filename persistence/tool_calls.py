@@ -1,7 +1,7 @@
 """The calls of replies and the approvals of users: rows and values.
 
 Locks are taken conversation first, then the reply, then its calls, of several in the order of their ids; whoever
-writes for an owner locks that one's heartbeat instead of the first two, see `persistence/fence.py`. Nothing here knows
+writes for an owner locks that one's heartbeat instead of the first, see `persistence/fence.py`. Nothing here knows
 tools.
 """
 

@@ -16,7 +16,7 @@ from domain.storage import Turn
 from persistence.connection import Connection
 from persistence.conversations import settings_to_json
 from persistence.events import parts_to_json
-from persistence.feed import PUTTING_DOWN, TELLING, TOLD, SqlFeed
+from persistence.feed import PUTTING_DOWN, TELLING, SqlFeed
 from persistence.paths import Jump, jump_under, jump_under_new
 from persistence.tables import Id, conversations, messages, replies, reply_events
 
@@ -34,7 +34,6 @@ class SqlTurns:
                 await self._connection.send(statement, rows)
         elif self._connection.has_begun:
             await self._connection.send(_together(parts, PUTTING_DOWN), rows | await self._feed.put_down())
-            await self._connection.send(TOLD, {})
         else:
             await self._connection.send(_together(parts, TELLING), rows | await self._feed.told())
 

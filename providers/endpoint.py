@@ -25,6 +25,8 @@ from providers.completions import Continuation, Demand, request_body
 from providers.errors import from_status, option_refused, provider_failures
 from providers.frames import CompletionReader
 
+REFUSAL_BYTES = 65_536
+
 
 @dataclass(frozen=True, slots=True)
 class Provider:
@@ -100,13 +102,24 @@ class Endpoint:
             if 200 <= response.status < 300:
                 return response
             async with response:
-                refusal = await response.text(errors="replace")
+                refusal = await _refusal(response)
         told = refusal.lower()
         new = next((demand for demand in Demand if demand in told and demand not in demands), None)
         if new is None:
             raise from_status(response.status, response.headers, refusal, self._key)
         self._demands |= {new}
         raise option_refused(new)
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> str:
+    """What it says, as far as that comes and one wants to read it."""
+    try:
+        told = await response.content.readexactly(REFUSAL_BYTES)
+    except asyncio.IncompleteReadError as error:
+        told = error.partial
+    except aiohttp.ClientError:
+        told = b""
+    return told.decode(errors="replace")
 
 
 class CallMeter:

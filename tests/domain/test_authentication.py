@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from domain import authentication
 from domain.accounts import AuthMethod, Identity
@@ -53,6 +53,14 @@ async def test_keys_that_are_away_are_no_fault_of_the_token(door: Door) -> None:
     door.tokens.away = True
     with pytest.raises(Unavailable):
         await door.authenticator.identify("ses_1")
+
+
+async def test_neither_is_a_database_that_fails_in_the_middle_of_the_question(door: Door) -> None:
+    async with door.storage.write() as work:
+        await work.connection.execute(text("ALTER TABLE api_keys RENAME TO elsewhere"))
+        await work.commit()
+    with pytest.raises(Unavailable):
+        await door.authenticator.identify(KEY)
 
 
 # ── API keys ──

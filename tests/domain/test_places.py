@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import replace
 
 import pytest
@@ -149,3 +151,52 @@ async def test_closed_places_are_nobodys_but_whoever_holds_one_keeps_it(places: 
     await asyncio.sleep(0)
     assert maker.made == ["msg_1"]
     assert not take(places, "msg_2")
+
+
+async def test_what_a_block_left_in_doubt_is_begun_when_it_turns_out_to_be_ours(places: Places, maker: Maker) -> None:
+    with suppress(RuntimeError), places.hold() as place:
+        assert place is not None
+        place.lease = LEASE
+        raise RuntimeError("no answer")
+    assert places.resume(LEASE.key)
+    assert not places.resume(LEASE.key)
+    await asyncio.sleep(0)
+    assert maker.made == ["msg_1"]
+
+
+async def test_what_is_nobodys_doubt_is_not_begun_and_nothing_is_when_there_are_no_places(
+    places: Places, maker: Maker
+) -> None:
+    assert not places.resume(LEASE.key)
+    with suppress(RuntimeError), places.hold() as place:
+        assert place is not None
+        place.lease = LEASE
+        raise RuntimeError("no answer")
+    places.closed = True
+    assert not places.resume(LEASE.key)
+    assert not places.making
+
+
+async def test_no_more_doubts_are_kept_than_a_hundred(places: Places) -> None:
+    for number in range(101):
+        with suppress(RuntimeError), places.hold() as place:
+            assert place is not None
+            place.lease = replace(LEASE, reply_id=f"msg_{number}")
+            raise RuntimeError("no answer")
+    assert [places.resume((f"msg_{number}", 1)) for number in (0, 1, 100)] == [False, True, True]
+
+
+async def test_a_reply_is_not_made_in_the_context_of_whoever_asked_for_it() -> None:
+    asker: ContextVar[str] = ContextVar("asker")
+    seen: list[str | None] = []
+
+    async def make(_lease: Lease) -> None:
+        seen.append(asker.get(None))
+
+    places = Places(Owner("work_1"), 2)
+    places.open(make, lambda: None)
+    places.crowded = False
+    asker.set("somebody")
+    assert take(places, "msg_1")
+    await asyncio.wait(places.making)
+    assert seen == [None]

@@ -112,6 +112,22 @@ async def test_a_turn_whose_reply_is_claimed_as_it_is_stored_costs_no_statement_
     assert await shelf.log(reply.id) == [LoggedEvent(1, 1, StatusChanged(ReplyStatus.STREAMING))]
 
 
+async def test_users_are_told_last_of_a_turn_that_has_a_key(shelf: Shelf) -> None:
+    conversation = await shelf.conversation()
+    said = a_message(conversation.id)
+    answer = a_message(conversation.id, said.id, role=Role.ASSISTANT, parts=())
+    async with shelf.storage.write() as work:
+        with sent_statements() as sent:
+            await work.keys.reserve(ME, "sendMessage", "key", "print")
+            work.feed.add(ME, Change.MESSAGE_ADDED, conversation.id, said.id)
+            await work.turns.add(Turn(conversation, said, replace(answer, reply=a_reply(answer))))
+            await work.keys.keep(ME, "sendMessage", "key", {"message_id": said.id})
+            await work.commit()
+    assert "UPDATE users" in sent[-1][0]
+    async with shelf.storage.read() as work:
+        assert len((await work.feed.after(ME, 0, 10))[1]) == 1
+
+
 async def test_a_claim_is_two_statements_and_on_sqlite_three_however_many_it_takes(shelf: Shelf) -> None:
     """One more is the heartbeat."""
     await shelf.beat()

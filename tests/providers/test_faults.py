@@ -63,6 +63,13 @@ async def test_each_status_is_one_kind_of_failure(
     assert (error.code, error.retryable) == judged
 
 
+async def test_of_a_refusal_no_more_is_read_than_anybody_wants_to_know(
+    endpoint: ScriptedEndpoint, chat: Asking
+) -> None:
+    endpoint.replies(status(401, {"error": {"message": "x" * 10_000_000}}))
+    assert (await chat.failure()).message == errors.BAD_CREDENTIALS
+
+
 async def test_refused_credentials_are_the_operators_business(endpoint: ScriptedEndpoint, chat: Asking) -> None:
     endpoint.replies(status(401))
     assert (await chat.failure()).message == errors.BAD_CREDENTIALS

@@ -82,9 +82,11 @@ async def test_the_openai_account_of_the_environment_goes_to_no_other_endpoint(
 ) -> None:
     monkeypatch.setenv("OPENAI_ORG_ID", "org-secret")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-secret")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: Bearer secret\nX-Gateway: secret")
     endpoint.replies(stream(WHOLE))
     async with asking(endpoint) as chat:
         await chat.chunks()
+    assert endpoint.requests[0].headers["Authorization"] == f"Bearer {KEY}"
     assert "secret" not in json.dumps(dict(endpoint.requests[0].headers))
 
 
