@@ -44,8 +44,7 @@ class Answers:
         """A user's message with a reply to it, at the end of a conversation that is held, or that begins with them."""
         untitled = conversation.title_source is TitleSource.FIRST_WORDS and conversation.title == UNTITLED
         titled = replace(conversation, title=title_from(message.text)) if untitled else conversation
-        behind_id = None if begins else await _ahead(work, message.parent_id)
-        answer = self._answer(conversation, message.id, settings, None, behind_id)
+        answer = self._answer(conversation, message.id, settings, None)
         return await self._add(work, titled, message, answer, place, begins=begins)
 
     async def add_reply(
@@ -58,7 +57,7 @@ class Answers:
         place: Place | None,
     ) -> Turn:
         """Another reply to a message, in a conversation that is held."""
-        answer = self._answer(conversation, parent_id, settings, instruction, await _ahead(work, parent_id))
+        answer = self._answer(conversation, parent_id, settings, instruction)
         return await self._add(work, conversation, None, answer, place)
 
     async def add_continued(
@@ -66,8 +65,7 @@ class Answers:
     ) -> Turn:
         """Another reply beside `earlier`, queued, that begins with what that one has."""
         instruction = earlier.reply.instruction if earlier.reply else None
-        ahead = await _ahead(work, earlier.parent_id)
-        answer = self._answer(conversation, earlier.parent_id, settings, instruction, ahead)
+        answer = self._answer(conversation, earlier.parent_id, settings, instruction)
         turn = await self._add(work, conversation, None, replace(answer, token_count=earlier.token_count), None)
         await work.log.begin(answer.id, earlier.parts)
         return turn
@@ -83,8 +81,9 @@ class Answers:
         begins: bool = False,
     ) -> Turn:
         reserved = await self._reserved(work, conversation, answer, message)
-        if place is not None and answer.reply is not None and answer.reply.behind_id is None:
-            answer = _begun(answer, answer.reply)
+        parent_id = (message or answer).parent_id
+        if place is not None and (begins or not await work.replies.unsettled_above(parent_id)):
+            answer = _begun(answer)
             place.lease = _lease(answer, place.owner, conversation.user_id, reserved)
         turn = Turn(_ends_with(conversation, answer), message, answer, begins)
         for added in (message, answer) if message else (answer,):
@@ -98,7 +97,6 @@ class Answers:
         parent_id: str | None,
         settings: GenerationSettings,
         instruction: str | None,
-        behind_id: str | None,
     ) -> Message:
         """An assistant message without content, with its QUEUED reply."""
         now, reply_id = self._clock.now(), self._ids.new("msg")
@@ -108,7 +106,7 @@ class Answers:
             status=ReplyStatus.QUEUED,
             settings=settings,
             instruction=instruction,
-            behind_id=behind_id,
+            behind_id=None,
             attempt=0,
             rescues=0,
             requests=0,
@@ -139,14 +137,10 @@ class Answers:
         return await self._allowances.reserve(work, user_id, tokens)
 
 
-async def _ahead(work: UnitOfWork, parent_id: str | None) -> str | None:
-    """The reply that one under this message waits for, in a conversation that is held."""
-    unsettled = await work.replies.unsettled_above(parent_id)
-    return unsettled[0] if unsettled else None
-
-
-def _begun(answer: Message, reply: Reply) -> Message:
+def _begun(answer: Message) -> Message:
     """In its first attempt; the one event of its log says so."""
+    reply = answer.reply
+    assert reply is not None
     return replace(
         answer, cursor=1, reply=replace(reply, status=ReplyStatus.STREAMING, attempt=1, started_at=reply.queued_at)
     )

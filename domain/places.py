@@ -76,8 +76,8 @@ class Places:
     def hold(self) -> Iterator[Place | None]:
         """A place for a reply that is stored in this block: where it is taken the reply is made from the end on.
 
-        None where no place is free or others wait for one. A block that raises gives it back; whether the reply was stored
-        all the same, as by a commit whose answer was lost, the database must tell: see `resume`.
+        None where no place is free or others wait for one. A block that raises gives it back; whether the reply was
+        stored all the same, as by a commit whose answer was lost, the database must tell: see `resume`.
         """
         if self.crowded or self.free <= 0:
             yield None

@@ -198,8 +198,9 @@ class Turns(Protocol):
     async def add(self, turn: Turn, reserved_tokens: int = 0, owner: str | None = None) -> None:
         """Comes last: the unit's users are told of it by now.
 
-        `reserved_tokens` count as used by the conversation's user until it ends. A reply that is STREAMING as it is
-        stored is the `owner`'s, as if claimed: its log begins with that event.
+        `reserved_tokens` count as used by the conversation's user until it ends. A QUEUED reply waits for the first of
+        `unsettled_above`. One that is STREAMING as it is stored is the `owner`'s, as if claimed: its log begins with
+        that event, and there must be nobody above that it would wait for.
         """
         ...
 

@@ -217,8 +217,10 @@ class ReplyWorker:
                 await self._tried(self._compare())
 
     async def _compare(self) -> None:
-        """Obey stops, let go of what others took over; begin what a send got without hearing of it, and give back what a
-        claim did."""
+        """Obey stops, and let go of what others took over.
+
+        What a send has stored for us without hearing of it is begun, what a claim has taken so is given back.
+        """
         async with self._claiming:
             tails = self._journal.live()
             async with self._storage.peek() as work:

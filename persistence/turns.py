@@ -18,7 +18,10 @@ from persistence.conversations import settings_to_json
 from persistence.events import parts_to_json
 from persistence.feed import PUTTING_DOWN, TELLING, SqlFeed
 from persistence.paths import Jump, jump_under, jump_under_new
+from persistence.replies import unsettled_above
 from persistence.tables import Id, conversations, messages, replies, reply_events
+
+ABOVE = "above_id"
 
 
 class SqlTurns:
@@ -56,7 +59,7 @@ def _together(parts: _Parts, last: Insert | Select[*tuple[Any, ...]]) -> Insert 
 def _one_by_one(parts: _Parts) -> list[Insert | Update]:
     """In the order in which rows need each other."""
     beginning = _BEGINNING if parts.begins else _CHANGE
-    reply = [_REPLY, _BEGUN] if parts.claimed else [_REPLY]
+    reply = [_CLAIMED, _BEGUN] if parts.claimed else [_QUEUED]
     if not parts.said:
         return [beginning, _adding_message("answer", jump_under(_parent_of("answer"))), *reply]
     its = jump_under(_parent_of("said"))
@@ -84,7 +87,7 @@ _MESSAGE = (
     "idempotency_key",
 )
 _MADE = (
-    *("id", "conversation_id", "status", "settings", "instruction", "behind_id", "attempt", "rescues", "requests"),
+    *("id", "conversation_id", "status", "settings", "instruction", "attempt", "rescues", "requests"),
     *("stop_requested", "queued_at", "started_at", "owner", "user_id", "reserved_tokens"),
 )
 _BEGINNING = _adding(conversations, "talk", _CONVERSATION)
@@ -93,12 +96,11 @@ _CHANGE = (
     .where(conversations.c.id == bindparam("talk_id", type_=Id))
     .values({name: bindparam(f"talk_{name}", type_=conversations.c[name].type) for name in _CHANGING})
 )
-_REPLY = _adding(
-    replies,
-    "reply",
-    _MADE,
-    swept=false(),  # beside others in a statement SQLAlchemy fills in no default
-)
+_UNSWEPT = {"swept": false()}
+"""Beside others in a statement SQLAlchemy fills in no default."""
+_CLAIMED = _adding(replies, "reply", _MADE, **_UNSWEPT)
+_AHEAD = unsettled_above(bindparam(ABOVE, type_=Id)).limit(1).scalar_subquery()
+_QUEUED = _adding(replies, "reply", _MADE, behind_id=_AHEAD, **_UNSWEPT)
 _BEGUN = insert(reply_events).values(
     reply_id=bindparam("reply_id", type_=Id),
     seq=literal_column("1"),
@@ -113,8 +115,9 @@ def _rows(turn: Turn, reserved_tokens: int) -> dict[str, Any]:
     reply = turn.answer.reply
     assert reply is not None
     said = {} if turn.message is None else _message("said", turn.message)
+    above = {ABOVE: (turn.message or turn.answer).parent_id}
     own = {"reply_user_id": turn.conversation.user_id, "reply_reserved_tokens": reserved_tokens}
-    return _conversation(turn.conversation) | said | _message("answer", turn.answer) | _reply(reply) | own
+    return _conversation(turn.conversation) | said | _message("answer", turn.answer) | _reply(reply) | own | above
 
 
 def _conversation(conversation: Conversation) -> dict[str, Any]:
@@ -140,7 +143,6 @@ def _reply(reply: Reply) -> dict[str, Any]:
         "reply_status": reply.status.value,
         "reply_settings": settings_to_json(reply.settings),
         "reply_instruction": reply.instruction,
-        "reply_behind_id": reply.behind_id,
         "reply_attempt": reply.attempt,
         "reply_rescues": reply.rescues,
         "reply_requests": reply.requests,

@@ -76,7 +76,7 @@ class CompletionsClient:
 
 
 def _client(base_url: str, api_key: str, connect_timeout: float) -> AsyncOpenAI:
-    """Follows no redirects, makes nothing twice, and sends the environment's OpenAI account and headers only to OpenAI."""
+    """Follows no redirects, makes nothing twice, and sends the environment's account and headers only to OpenAI."""
     host = urlsplit(base_url).hostname or ""
     # No limit on reads: the client would wind its clock up for every packet, where `Answer` does for every read.
     timeout = httpx2.Timeout(None, connect=connect_timeout, pool=connect_timeout)
