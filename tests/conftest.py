@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from domain import reply_service
+from persistence import database
 from providers import mcp
 from tests.doubles import ScriptedModel, answer
 from tests.loopback import keep_to_loopback
@@ -40,10 +41,14 @@ def own_environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_patience() -> Iterator[None]:
-    """Machines that run tests stall for seconds: servers wait longer where they would answer before all is done."""
+    """Machines that run tests stall for seconds: servers wait longer where they would answer before all is done.
+
+    PostgreSQL takes nobody for dead who stalls in the middle of a transaction.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reply_service, "STOP_PATIENCE_SECONDS", PATIENCE_SECONDS)
         patch.setattr(mcp, "PATIENCE_SECONDS", PATIENCE_SECONDS)
+        patch.setattr(database, "IDLE_SECONDS", round(PATIENCE_SECONDS))
         yield
 
 
