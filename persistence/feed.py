@@ -16,6 +16,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Insert,
+    Select,
     Text,
     Update,
     and_,
@@ -75,11 +76,9 @@ class SqlFeed:
             return
         if self._connection.is_sqlite:
             await self._write_in_two_steps(*self._taken())
-        elif self._connection.has_begun:
-            await self._connection.send(PUTTING_DOWN, await self.put_down())
-            await self.write()
         else:
-            await self._connection.send(TELLING, await self.told())
+            await self._connection.send(*await self.telling())
+            await self.write()
 
     async def told(self) -> dict[str, list[Any]]:
         """What was remembered, as the parameters of TELLING: whoever takes it executes that, last of all."""
@@ -87,9 +86,17 @@ class SqlFeed:
         arrays: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in STORED}
         return arrays | {"owner": list(totals), "total": list(totals.values())}
 
-    async def put_down(self) -> dict[str, str]:
-        """What was remembered, as the parameters of PUTTING_DOWN: whoever takes it executes that before `write`."""
+    async def telling(self) -> tuple[Insert | Select[*tuple[Any, ...]], dict[str, Any]]:
+        """What tells of what was remembered, with its parameters: whoever takes it executes it, and then comes `write`.
+
+        Where it may be all that there is to commit it tells at once, else it puts down what `write` tells last.
+        """
+        if not self._connection.has_begun:
+            return TELLING, await self.told()
         self._is_put_down = True
+        return PUTTING_DOWN, await self._put_down()
+
+    async def _put_down(self) -> dict[str, str]:
         rows, totals = await self._taken_in_order()
         owners = [{"owner": owner, "total": total} for owner, total in totals.items()]
         return {"put_owners": json.dumps(owners), "put_rows": json.dumps(rows)}

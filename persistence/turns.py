@@ -16,7 +16,7 @@ from domain.storage import Turn
 from persistence.connection import Connection
 from persistence.conversations import settings_to_json
 from persistence.events import parts_to_json
-from persistence.feed import PUTTING_DOWN, TELLING, SqlFeed
+from persistence.feed import SqlFeed
 from persistence.paths import Jump, jump_under, jump_under_new
 from persistence.replies import unsettled_above
 from persistence.tables import Id, conversations, messages, replies, reply_events
@@ -35,10 +35,9 @@ class SqlTurns:
         if self._connection.is_sqlite:
             for statement in _one_by_one(parts):
                 await self._connection.send(statement, rows)
-        elif self._connection.has_begun:
-            await self._connection.send(_together(parts, PUTTING_DOWN), rows | await self._feed.put_down())
         else:
-            await self._connection.send(_together(parts, TELLING), rows | await self._feed.told())
+            telling, told = await self._feed.telling()
+            await self._connection.send(_together(parts, telling), rows | told)
 
 
 class _Parts(NamedTuple):

@@ -90,6 +90,17 @@ async def read(model: OpenAIChatModel) -> list[ChatChunk]:
     return [chunk async for chunk in model.stream(request())]
 
 
+async def read_after(endpoint: ScriptedEndpoint, go_on: asyncio.Event) -> list[ChatChunk]:
+    """Each turn comes at once; the first lets the rest of the answer be sent."""
+
+    async def pace() -> None:
+        go_on.set()
+        await asyncio.sleep(0)
+
+    async with paced(endpoint, pace) as model:
+        return await read(model)
+
+
 def text_of(chunks: list[ChatChunk]) -> str:
     return "".join(chunk.text for chunk in chunks if isinstance(chunk, TextChunk))
 
@@ -136,28 +147,14 @@ async def test_what_arrives_between_two_turns_is_one_piece(endpoint: ScriptedEnd
 async def test_an_answer_larger_than_one_turn_arrives_whole(endpoint: ScriptedEndpoint) -> None:
     word, go_on = "word " * 1_000, asyncio.Event()
     endpoint.replies(stream(said("Hello"), go_on, *[said(word)] * 300, finish()))
-
-    async def pace() -> None:
-        go_on.set()
-        await asyncio.sleep(0)
-
-    async with paced(endpoint, pace) as model:
-        chunks = await read(model)
-    assert text_of(chunks) == "Hello" + word * 300
+    assert text_of(await read_after(endpoint, go_on)) == "Hello" + word * 300
 
 
 @everywhere
 async def test_a_compressed_answer_larger_than_one_turn_arrives_whole(endpoint: ScriptedEndpoint) -> None:
     word, go_on = "word " * 1_000, asyncio.Event()
     endpoint.replies(compressed("gzip", said("Hello"), go_on, *[said(word)] * 300, said(word) * 300, finish()))
-
-    async def pace() -> None:
-        go_on.set()
-        await asyncio.sleep(0)
-
-    async with paced(endpoint, pace) as model:
-        chunks = await read(model)
-    assert text_of(chunks) == "Hello" + word * 600
+    assert text_of(await read_after(endpoint, go_on)) == "Hello" + word * 600
 
 
 @everywhere
